@@ -1,0 +1,177 @@
+"""Negative log-likelihoods of a linear softmax, chunk by chunk, with gradients of their own.
+
+The logits `[T, V]` never exist whole: rows go through in chunks, and what remains of a chunk is
+its losses and what it adds to the gradients. A chunk has a fixed number of rows and their number
+may be known only at run time, so that a softmax over few of the rows (a tail of an adaptive
+softmax) costs only those, with static shapes throughout: XLA compiles it, and no distribution of
+targets overflows anything.
+
+T rows, V columns (of one cluster), E width of the rows.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+# A chunk's logits take this much: small enough for caches and for memory, large enough for the
+# matrix product to run at speed. See benchmarks/.
+CHUNK_BYTES = 64 * 2**20
+
+
+class Rows(NamedTuple):
+    """The rows that a softmax is wanted for: `order[start : start + count]`."""
+
+    order: tf.Tensor  # int32 [T], a permutation of the rows
+    start: tf.Tensor  # int32 scalar
+    count: tf.Tensor  # int32 scalar
+
+
+class _Result(NamedTuple):
+    nll: tf.Tensor  # float32 [T]
+    inputs: tf.Tensor  # float32 [T, E]: the gradients of sum(weights * nll)
+    table: tf.Tensor  # float32 [V, E]
+    bias: tf.Tensor  # float32 [V]
+
+
+def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None):
+    """The negative log-likelihood of each row's target; right for any upstream gradient.
+
+    The backward pass computes each chunk's logits a second time, since what a row counts for is
+    not known before. `linear_loss` saves that.
+
+    Args:
+      inputs: `[T, E]`, in the dtype in which products are computed.
+      table: `[V, E]`, of any float dtype.
+      bias: `[V]`, of any float dtype.
+      targets: int32 `[T]` from 0 to V - 1.
+      rows: the `Rows` to compute; None for all. The others are 0 and have no gradient.
+      chunk_rows: rows in a chunk; None chooses by the size of the logits.
+
+    Returns:
+      float32 `[T]`.
+    """
+
+    @tf.custom_gradient
+    def nll_of(inputs, table, bias):
+        values = _run(inputs, table, bias, targets, None, rows, chunk_rows).nll
+
+        def gradient(upstream):
+            result = _run(inputs, table, bias, targets, upstream, rows, chunk_rows)
+            return _as_gradients(result, inputs, table, bias)
+
+        return values, gradient
+
+    return nll_of(inputs, table, bias)
+
+
+def linear_loss(inputs, table, bias, targets, weights, rows=None, chunk_rows=None):
+    """`sum(weights * nll)`, a float32 scalar, with the gradients formed in the same pass.
+
+    What a row counts for is known beforehand here, so each chunk's logits, computed once, give
+    the loss and the gradients. Weights get no gradient. Arguments as in `linear_nll`; `weights`
+    is float32 `[T]`.
+    """
+
+    @tf.custom_gradient
+    def loss_of(inputs, table, bias):
+        result = _run(inputs, table, bias, targets, weights, rows, chunk_rows)
+        value = tf.reduce_sum(result.nll * weights)
+
+        def gradient(upstream):
+            scaled = _Result(
+                result.nll,
+                *(tf.cast(upstream, g.dtype) * _first_order_only(g) for g in result[1:]),
+            )
+            return _as_gradients(scaled, inputs, table, bias)
+
+        return value, gradient
+
+    return loss_of(inputs, table, bias)
+
+
+def _run(inputs, table, bias, targets, weights, rows, chunk_rows) -> _Result:
+    """Losses and, where `weights` is given, the gradients of their weighted sum."""
+    dtype = inputs.dtype
+    table = tf.cast(table, dtype)
+    num_rows = inputs.shape[0]
+    if num_rows is None:
+        num_rows = tf.shape(inputs)[0]
+    chunk_rows = chunk_rows or _chunk_rows(num_rows, table.shape[0], rows is not None)
+    if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
+        return _chunk(inputs, table, bias, targets, weights)
+
+    wanted = num_rows if rows is None else rows.count
+    num_chunks = (wanted + chunk_rows - 1) // chunk_rows
+
+    def body(chunk, nll, to_inputs, to_table, to_bias):
+        position = chunk * chunk_rows + tf.range(chunk_rows)
+        real = position < wanted
+        if rows is None:
+            index = tf.minimum(position, num_rows - 1)
+        else:
+            index = tf.gather(rows.order, tf.minimum(rows.start + position, num_rows - 1))
+        # Rows past the end repeat another row; what they add is made zero.
+        chunk_weights = None
+        if weights is not None:
+            chunk_weights = tf.where(real, tf.gather(weights, index), 0.0)
+        part = _chunk(
+            tf.gather(inputs, index), table, bias, tf.gather(targets, index), chunk_weights
+        )
+        nll = tf.tensor_scatter_nd_add(nll, index[:, None], tf.where(real, part.nll, 0.0))
+        if weights is not None:
+            to_inputs = tf.tensor_scatter_nd_add(to_inputs, index[:, None], part.inputs)
+            to_table += part.table
+            to_bias += part.bias
+        return chunk + 1, nll, to_inputs, to_table, to_bias
+
+    def empty(like):
+        return tf.zeros(tf.shape(like) if weights is not None else [0] * like.shape.rank)
+
+    _, *result = tf.while_loop(
+        lambda chunk, *_: chunk < num_chunks,
+        body,
+        (tf.constant(0), tf.zeros([num_rows]), empty(inputs), empty(table), empty(bias)),
+        parallel_iterations=1,
+    )
+    return _Result(*result)
+
+
+def _chunk(inputs, table, bias, targets, weights) -> _Result:
+    logits = tf.matmul(inputs, table, transpose_b=True)
+    # Float32 whatever the products' dtype: in bfloat16 a sum over thousands of words is noise.
+    logits = tf.cast(logits, tf.float32) + tf.cast(bias, tf.float32)
+    # This kernel returns softmax - one_hot along with the losses.
+    nll, to_logits = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=targets)
+    if weights is None:
+        return _Result(nll, None, None, None)
+    to_logits *= weights[:, None]
+    to_bias = tf.reduce_sum(to_logits, 0)
+    to_logits = tf.cast(to_logits, inputs.dtype)
+    return _Result(
+        nll,
+        tf.cast(tf.matmul(to_logits, table), tf.float32),
+        tf.cast(tf.matmul(to_logits, inputs, transpose_a=True), tf.float32),
+        to_bias,
+    )
+
+
+def _chunk_rows(num_rows, num_columns: int, few: bool) -> int:
+    """A multiple of 8, bounded by memory; for few of the rows, small beside their number."""
+    chunk_rows = max(8, CHUNK_BYTES // (4 * num_columns) // 8 * 8)
+    if isinstance(num_rows, int):
+        share = max(64, num_rows // 16) if few else num_rows
+        chunk_rows = min(chunk_rows, max(8, -(-share // 8) * 8))
+    return chunk_rows
+
+
+def _as_gradients(result: _Result, inputs, table, bias):
+    pairs = ((result.inputs, inputs), (result.table, table), (result.bias, bias))
+    return tuple(tf.cast(gradient, like.dtype) for gradient, like in pairs)
+
+
+def _first_order_only(gradient):
+    # The stored gradients are constants to a second differentiation, which would be wrong.
+    return tf.raw_ops.PreventGradient(
+        input=gradient,
+        message="The fused loss has no second derivative: use nll, and sum it yourself.",
+    )

@@ -1,0 +1,173 @@
+"""RelativeAttention: attention by content and by distance, over memory and segment.
+
+B batch, L segment (query) length, M memory length, S = M + L key length, D width, H heads,
+K head size.
+"""
+
+import keras
+import tensorflow as tf
+
+from adaptive.initializers import fresh
+from transformer_xl.dropout import dropout
+from transformer_xl.positions import relative_shift
+from transformer_xl.shapes import shape_of
+
+
+@keras.saving.register_keras_serializable(package="transformer_xl")
+class PositionBiases(keras.layers.Layer):
+    """The vectors `u` and `v` of Dai et al. (2019), equation 5; one pair a layer, or one for all.
+
+    They stand for the query where it should not matter: `u` towards the keys' content, `v`
+    towards their distance.
+
+    Args:
+      num_heads: H.
+      head_dim: K.
+      initializer: of both.
+    """
+
+    def __init__(self, num_heads, head_dim, initializer="zeros", **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, input_shape=None):
+        del input_shape  # the weights do not depend on it
+        shape = (self.num_heads, self.head_dim)
+
+        def weight(name):
+            return self.add_weight(shape=shape, initializer=fresh(self.initializer), name=name)
+
+        self.content = weight("content")
+        self.position = weight("position")
+
+    def vectors(self):
+        """The pair (content bias, position bias), each `[H, 1, K]` in the compute dtype."""
+        biases = (self.content, self.position)
+        return tuple(tf.cast(bias, self.compute_dtype)[:, None, :] for bias in biases)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "head_dim": self.head_dim,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="transformer_xl")
+class RelativeAttention(keras.layers.Layer):
+    """Multi-head attention with relative positions, Dai et al. (2019), section 3.3.
+
+    The score of query i and key j is the sum of four products: content with content, content with
+    distance, and the same two with the biases `u` and `v` in the query's place.
+
+    Args:
+      width: D.
+      num_heads: H.
+      head_dim: K.
+      biases: the `PositionBiases`; a layer's own, or one that all layers share.
+      attention_dropout: rate for the attention weights.
+      site: the first of two numbers of its own for dropout.
+      initializer: of the kernels.
+
+    Call arguments:
+      hidden: `[B, L, D]`, the segment.
+      memory: `[B, M, D]`, what went before; gets no gradient.
+      positions: `[S, D]`, the sinusoids of the distances `S - 1 .. 0`.
+      visible: bool `[B, 1, L, S]`, which keys each query sees.
+      seed: int32 `[2]`, this step's, for dropout; None for no dropout.
+
+    Returns:
+      `[B, L, D]` in the compute dtype.
+    """
+
+    def __init__(
+        self,
+        width,
+        num_heads,
+        head_dim,
+        biases,
+        attention_dropout=0.0,
+        site=0,
+        initializer="glorot_uniform",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.width = width
+        self.num_heads = num_heads
+        self.head_dim = head_dim
+        self.biases = biases
+        self.attention_dropout = attention_dropout
+        self.site = site
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, input_shape=None):
+        del input_shape  # the weights do not depend on it
+        inner = self.num_heads * self.head_dim
+
+        def kernel(name, rows, columns):
+            initializer = fresh(self.initializer)
+            return self.add_weight(shape=(rows, columns), initializer=initializer, name=name)
+
+        self.query_kernel = kernel("query_kernel", self.width, inner)
+        # Keys in the first half of the columns, values in the second: one product for both.
+        self.key_value_kernel = kernel("key_value_kernel", self.width, 2 * inner)
+        self.position_kernel = kernel("position_kernel", self.width, inner)
+        self.output_kernel = kernel("output_kernel", inner, self.width)
+        if not self.biases.built:
+            self.biases.build(None)
+
+    def call(self, hidden, memory, positions, visible, seed=None):
+        # Memory and segment are projected apart, so that no gradient is computed for memory.
+        kernel = tf.convert_to_tensor(self.key_value_kernel)
+        key_value = tf.concat(
+            [tf.tensordot(tf.stop_gradient(memory), kernel, 1), tf.tensordot(hidden, kernel, 1)], 1
+        )
+        key_BSI, value_BSI = tf.split(key_value, 2, axis=-1)
+        key_BHSK, value_BHSK = self._heads(key_BSI), self._heads(value_BSI)
+        query_BHLK = self._heads(tf.tensordot(hidden, self.query_kernel, 1))
+        # Distances do not depend on the row of the batch, so they are projected once.
+        position_HSK = self._heads(tf.matmul(positions, self.position_kernel)[None])[0]
+
+        content_bias, position_bias = self.biases.vectors()
+        scale = tf.constant(self.head_dim**-0.5, query_BHLK.dtype)
+        by_content = tf.matmul((query_BHLK + content_bias) * scale, key_BHSK, transpose_b=True)
+        by_distance = tf.matmul(
+            (query_BHLK + position_bias) * scale, position_HSK, transpose_b=True
+        )
+        scores_BHLS = by_content + relative_shift(by_distance)
+
+        # Float32, since the sum over many keys decides probabilities.
+        scores_BHLS = tf.cast(scores_BHLS, tf.float32)
+        scores_BHLS = tf.where(visible, scores_BHLS, tf.constant(-1e30))
+        weights_BHLS = tf.cast(tf.nn.softmax(scores_BHLS), value_BHSK.dtype)
+        weights_BHLS = dropout(weights_BHLS, self.attention_dropout, seed, self.site)
+
+        context_BLHK = tf.transpose(tf.matmul(weights_BHLS, value_BHSK), [0, 2, 1, 3])
+        inner = self.num_heads * self.head_dim
+        context_BLI = tf.reshape(context_BLHK, [-1, shape_of(hidden)[1], inner])
+        return tf.tensordot(context_BLI, self.output_kernel, 1)
+
+    def _heads(self, projected):
+        """`[B, S, H * K]` to `[B, H, S, K]`."""
+        split = tf.reshape(projected, [-1, shape_of(projected)[1], self.num_heads, self.head_dim])
+        return tf.transpose(split, [0, 2, 1, 3])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "num_heads": self.num_heads,
+            "head_dim": self.head_dim,
+            "biases": keras.saving.serialize_keras_object(self.biases),
+            "attention_dropout": self.attention_dropout,
+            "site": self.site,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        biases = keras.saving.deserialize_keras_object(config["biases"])
+        return cls(**{**config, "biases": biases})

@@ -1,0 +1,158 @@
+"""The two kinds of block that the model stacks: attention and feed-forward, each with a residual.
+
+B batch, L segment length, M memory length, S = M + L key length, D width, F feed-forward width.
+"""
+
+import keras
+import tensorflow as tf
+
+from adaptive.initializers import fresh
+from transformer_xl.attention import RelativeAttention
+from transformer_xl.dropout import dropout
+
+# How many numbers for dropout a block takes, one for its inner layer and one for its own.
+SITES = 2
+
+
+@keras.saving.register_keras_serializable(package="transformer_xl")
+class FeedForward(keras.layers.Layer):
+    """Two dense layers with ReLU between, Vaswani et al. (2017), section 3.3.
+
+    Args:
+      width: D.
+      feed_forward_dim: F.
+      dropout: rate after the activation.
+      site: a number of its own for dropout.
+      initializer: of the kernels; biases start at zero.
+
+    Call arguments:
+      hidden: `[B, L, D]`.
+      seed: int32 `[2]`, this step's, for dropout; None for no dropout.
+
+    Returns:
+      `[B, L, D]` in the compute dtype.
+    """
+
+    def __init__(
+        self, width, feed_forward_dim, dropout=0.0, site=0, initializer="glorot_uniform", **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.width = width
+        self.feed_forward_dim = feed_forward_dim
+        self.dropout = dropout
+        self.site = site
+        self.initializer = keras.initializers.get(initializer)
+
+    def build(self, input_shape=None):
+        del input_shape  # the weights do not depend on it
+        wide, narrow = self.feed_forward_dim, self.width
+
+        def kernel(name, rows, columns):
+            initializer = fresh(self.initializer)
+            return self.add_weight(shape=(rows, columns), initializer=initializer, name=name)
+
+        self.inner_kernel = kernel("inner_kernel", narrow, wide)
+        self.inner_bias = self.add_weight(shape=(wide,), initializer="zeros", name="inner_bias")
+        self.outer_kernel = kernel("outer_kernel", wide, narrow)
+        self.outer_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="outer_bias")
+
+    def call(self, hidden, seed=None):
+        inner = tf.nn.relu(tf.tensordot(hidden, self.inner_kernel, 1) + self.inner_bias)
+        inner = dropout(inner, self.dropout, seed, self.site)
+        return tf.tensordot(inner, self.outer_kernel, 1) + self.outer_bias
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "width": self.width,
+            "feed_forward_dim": self.feed_forward_dim,
+            "dropout": self.dropout,
+            "site": self.site,
+            "initializer": keras.initializers.serialize(self.initializer),
+        }
+
+
+@keras.saving.register_keras_serializable(package="transformer_xl")
+class DecoderBlock(keras.layers.Layer):
+    """A residual around one inner layer, with dropout and layer normalisation.
+
+    After ("post"): `norm(x + inner(x))`; before ("pre"): `x + inner(norm(x))`, where memory is
+    normalised in the same way as the segment.
+
+    Args:
+      inner: a `RelativeAttention` or a `FeedForward`.
+      layer_norm: "post" or "pre".
+      layer_norm_epsilon: added to the variance.
+      dropout: rate on what the inner layer returns.
+      site: a number of its own for dropout.
+      gamma_initializer: of the normalisation's scale.
+
+    Call arguments:
+      hidden: `[B, L, D]`.
+      memory, positions, visible: as `RelativeAttention`; left out for a `FeedForward`.
+      seed: int32 `[2]`, this step's, for dropout; None for no dropout.
+
+    Returns:
+      `[B, L, D]` in the compute dtype.
+    """
+
+    def __init__(
+        self,
+        inner,
+        layer_norm="post",
+        layer_norm_epsilon=1e-5,
+        dropout=0.0,
+        site=0,
+        gamma_initializer="ones",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.inner = inner
+        self.layer_norm = layer_norm
+        self.layer_norm_epsilon = layer_norm_epsilon
+        self.dropout = dropout
+        self.site = site
+        self.gamma_initializer = keras.initializers.get(gamma_initializer)
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=layer_norm_epsilon,
+            gamma_initializer=self.gamma_initializer,
+            dtype=self.dtype_policy,
+            name="norm",
+        )
+
+    @property
+    def attends(self) -> bool:
+        """Whether this block reads memory."""
+        return isinstance(self.inner, RelativeAttention)
+
+    def build(self, input_shape=None):
+        del input_shape  # the weights do not depend on it
+        self.inner.build(None)
+        self.norm.build((None, None, self.inner.width))
+
+    def call(self, hidden, memory=None, positions=None, visible=None, seed=None):
+        first = self.layer_norm == "pre"
+        inputs = self.norm(hidden) if first else hidden
+        if self.attends:
+            memory = self.norm(memory) if first else memory
+            outputs = self.inner(inputs, memory, positions, visible, seed=seed)
+        else:
+            outputs = self.inner(inputs, seed=seed)
+        outputs = hidden + dropout(outputs, self.dropout, seed, self.site)
+        return outputs if first else self.norm(outputs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "inner": keras.saving.serialize_keras_object(self.inner),
+            "layer_norm": self.layer_norm,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+            "dropout": self.dropout,
+            "site": self.site,
+            "gamma_initializer": keras.initializers.serialize(self.gamma_initializer),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        inner = keras.saving.deserialize_keras_object(config["inner"])
+        return cls(**{**config, "inner": inner})

@@ -1,0 +1,240 @@
+"""ModelConfig and TrainConfig: every hyper-parameter, its default and its rules.
+
+The fields have the names of the command line's flags. The defaults are those of the demo: a small
+model that learns the built-in corpus in minutes on a CPU.
+"""
+
+import dataclasses
+
+from adaptive.clusters import Clusters, per_cluster
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """The architecture. Lengths are in tokens.
+
+    Attributes:
+      vocab_size: number of ids, sorted by falling frequency.
+      num_layers: attention layers, each followed by a feed-forward one.
+      model_dim: width of the hidden states; even, for the sinusoids.
+      embedding_dim: width of the first cluster's table; None means `model_dim`.
+      num_heads: attention heads.
+      head_dim: size of a head; None means `model_dim / num_heads`.
+      feed_forward_dim: width inside the feed-forward layers.
+      cutoffs: rising ids where a new cluster begins, without the vocabulary size; empty for an
+        ordinary softmax.
+      div_val: by how much a cluster's table is narrower than the one before.
+      force_projection: None projects unless tables are `model_dim` wide; True and False as in
+        `adaptive.AdaptiveEmbedding`.
+      tie_tables: whether the softmax uses the embedding's tables.
+      tie_projections: whether the softmax uses the embedding's projections, one bool for each
+        cluster; also one bool for all, "all", "none" or "all_but_head".
+      untie_position_biases: whether each layer has its own biases `u`, `v`.
+      layer_norm: "post" or "pre", after the residual or before the layer.
+      layer_norm_epsilon: added to the variance.
+      final_norm: whether a layer normalisation follows the last block.
+      block_pattern: the order of the attention (`a`) and feed-forward (`f`) layers, with
+        `num_layers` times `a`; None means `"af" * num_layers`.
+      dropout: rate on embedding, positions, each layer's result, inside the feed-forward layers
+        and on the last hidden state.
+      attention_dropout: rate on the attention weights.
+      memory_length: positions remembered of earlier segments.
+      memory_start: "empty", nothing is attended before the first segment; or "zeros", as many
+        zeros as memory is long, as in the original TensorFlow code.
+      clamp_length: the largest distance told apart; -1 for no bound.
+      same_length: whether every query sees exactly `memory_length` keys, itself included.
+      init_stddev: of the normal distribution that weights start from.
+      projection_init_stddev: the same for the projections behind narrow tables.
+
+    Raises:
+      ValueError: for a value outside its rule; the message names the field.
+    """
+
+    vocab_size: int
+    num_layers: int = 4
+    model_dim: int = 128
+    embedding_dim: int | None = None
+    num_heads: int = 4
+    head_dim: int | None = None
+    feed_forward_dim: int = 512
+    cutoffs: tuple[int, ...] = ()
+    div_val: int = 1
+    force_projection: bool | None = None
+    tie_tables: bool = True
+    tie_projections: tuple[bool, ...] | str | bool = "all_but_head"
+    untie_position_biases: bool = True
+    layer_norm: str = "post"
+    layer_norm_epsilon: float = 1e-5
+    final_norm: bool = False
+    block_pattern: str | None = None
+    dropout: float = 0.1
+    attention_dropout: float = 0.0
+    memory_length: int = 64
+    memory_start: str = "empty"
+    clamp_length: int = -1
+    same_length: bool = False
+    init_stddev: float = 0.02
+    projection_init_stddev: float = 0.01
+
+    def __post_init__(self):
+        set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        for name in ("num_layers", "model_dim", "num_heads", "feed_forward_dim"):
+            at_least(self, name, 1)
+        if self.model_dim % 2:
+            raise ValueError(
+                "model_dim must be even, since positions are half sines and half cosines. "
+                f"Received: model_dim={self.model_dim}."
+            )
+        if self.embedding_dim is None:
+            set_field("embedding_dim", self.model_dim)
+        if self.head_dim is None:
+            if self.model_dim % self.num_heads:
+                raise ValueError(
+                    "Without head_dim, model_dim must be divisible by num_heads. Received: "
+                    f"model_dim={self.model_dim}, num_heads={self.num_heads}. Give head_dim, or "
+                    "other values for these."
+                )
+            set_field("head_dim", self.model_dim // self.num_heads)
+        at_least(self, "head_dim", 1)
+        clusters = Clusters(self.vocab_size, tuple(self.cutoffs))
+        clusters.widths(self.embedding_dim, self.div_val)
+        set_field("cutoffs", clusters.cutoffs)
+        set_field("tie_projections", self._tie_projections(clusters.num_clusters))
+        one_of(self, "layer_norm", ("post", "pre"))
+        one_of(self, "memory_start", ("empty", "zeros"))
+        for name in ("dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 0 and below 1. Received: {getattr(self, name)}."
+                )
+        for name in ("layer_norm_epsilon", "init_stddev", "projection_init_stddev"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above 0. Received: {getattr(self, name)}.")
+        pattern = "af" * self.num_layers if self.block_pattern is None else self.block_pattern
+        if set(pattern) - set("af") or pattern.count("a") != self.num_layers:
+            raise ValueError(
+                "block_pattern must consist of a (attention) and f (feed-forward), with a as often "
+                f"as num_layers says. Received: block_pattern={pattern!r} with "
+                f"{pattern.count('a')} times a, num_layers={self.num_layers}."
+            )
+        set_field("block_pattern", pattern)
+        check_lengths(self.memory_length, self.clamp_length, self.same_length)
+
+    def _tie_projections(self, num_clusters: int) -> tuple[bool, ...]:
+        if isinstance(self.tie_projections, str):
+            one_of(self, "tie_projections", ("all_but_head", "all", "none"))
+            tie_tails = self.tie_projections != "none"
+            return (self.tie_projections == "all",) + (tie_tails,) * (num_clusters - 1)
+        return per_cluster(self.tie_projections, num_clusters, "tie_projections")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained and evaluated. Lengths are in tokens, batch sizes in streams.
+
+    Attributes:
+      seed: of the starting weights and of dropout.
+      batch_size: streams read side by side.
+      segment_length: tokens per stream and step.
+      optimizer: "adam".
+      learning_rate: its peak.
+      schedule: "cosine", "inverse_sqrt" or "constant"; see `training.optimizer`.
+      warmup_steps: steps over which the learning rate rises from 0.
+      cosine_from: where the cosine begins: "start", step 0, or "warmup_end".
+      min_learning_rate_ratio: the cosine's end, as a part of the peak.
+      clip_norm: the largest global norm of a step's gradients; 0 for no bound.
+      max_steps: training steps in all.
+      report_every: steps between two reports.
+      eval_every: steps between two evaluations on the validation split; 0 for only the last.
+      eval_steps: at most so many segments in each of these; 0 for the whole split.
+      checkpoint_every: steps between two checkpoints.
+      precision: "auto", "float32" or "bfloat16"; "auto" is bfloat16 on GPUs that have it.
+      jit_compile: "auto", "true" or "false": whether XLA compiles the steps.
+      eval_batch_size: as `batch_size`, in evaluation.
+      eval_segment_length: as `segment_length`, in evaluation; None for the same.
+      eval_memory_length, eval_clamp_length, eval_same_length: as the model's fields without
+        `eval_`, in evaluation; None for the same.
+
+    Raises:
+      ValueError: for a value outside its rule; the message names the field.
+    """
+
+    seed: int = 1
+    batch_size: int = 16
+    segment_length: int = 64
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    schedule: str = "cosine"
+    warmup_steps: int = 200
+    cosine_from: str = "start"
+    min_learning_rate_ratio: float = 0.0
+    clip_norm: float = 0.25
+    max_steps: int = 1000
+    report_every: int = 50
+    eval_every: int = 500
+    eval_steps: int = 0
+    checkpoint_every: int = 500
+    precision: str = "auto"
+    jit_compile: str = "auto"
+    eval_batch_size: int = 10
+    eval_segment_length: int | None = None
+    eval_memory_length: int | None = None
+    eval_clamp_length: int | None = None
+    eval_same_length: bool | None = None
+
+    def __post_init__(self):
+        for name in ("batch_size", "segment_length", "eval_batch_size", "max_steps"):
+            at_least(self, name, 1)
+        for name in ("report_every", "checkpoint_every"):
+            at_least(self, name, 1)
+        for name in ("eval_every", "eval_steps", "warmup_steps", "seed"):
+            at_least(self, name, 0)
+        if self.eval_segment_length is not None:
+            at_least(self, "eval_segment_length", 1)
+        one_of(self, "optimizer", ("adam",))
+        one_of(self, "schedule", ("cosine", "inverse_sqrt", "constant"))
+        one_of(self, "cosine_from", ("start", "warmup_end"))
+        one_of(self, "precision", ("auto", "float32", "bfloat16"))
+        one_of(self, "jit_compile", ("auto", "true", "false"))
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be above 0. Received: {self.learning_rate}.")
+        if self.clip_norm < 0:
+            raise ValueError(f"clip_norm must be at least 0. Received: {self.clip_norm}.")
+        if not 0 <= self.min_learning_rate_ratio <= 1:
+            raise ValueError(
+                "min_learning_rate_ratio must be from 0 to 1. "
+                f"Received: {self.min_learning_rate_ratio}."
+            )
+
+
+def check_lengths(memory_length: int, clamp_length: int, same_length: bool):
+    """The rules on what attention reaches, in training and in evaluation.
+
+    Raises:
+      ValueError: if one is broken.
+    """
+    if memory_length < 0:
+        raise ValueError(f"memory_length must be at least 0. Received: {memory_length}.")
+    if clamp_length != -1 and clamp_length < 1:
+        raise ValueError(
+            f"clamp_length must be at least 1, or -1 for no bound. Received: {clamp_length}."
+        )
+    if same_length and memory_length < 1:
+        raise ValueError(
+            "same_length lets every query see memory_length keys, itself included, so it needs a "
+            f"memory_length of at least 1. Received: memory_length={memory_length}."
+        )
+
+
+def at_least(config, name: str, bound):
+    """Refuses a field below its bound."""
+    value = getattr(config, name)
+    if value < bound:
+        raise ValueError(f"{name} must be at least {bound}. Received: {value}.")
+
+
+def one_of(config, name: str, choices):
+    """Refuses a field that is none of the choices."""
+    value = getattr(config, name)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {value!r}.")

@@ -1,0 +1,115 @@
+"""What is remembered of earlier segments, and which of it may be seen.
+
+B batch, L segment (query) length, M memory length, S = M + L key length, D width, N attention
+layers.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from transformer_xl.shapes import shape_of
+
+
+class Memory(NamedTuple):
+    """The inputs of each attention layer at the last M positions, and how many of them are real.
+
+    Attributes:
+      hidden: a tuple of N tensors `[B, M, D]` in the compute dtype, oldest position first.
+      valid: int32 `[B]`; the newest `valid[b]` positions of row `b` are real, the others are
+        not attended.
+    """
+
+    hidden: tuple[tf.Tensor, ...]
+    valid: tf.Tensor
+
+    @property
+    def length(self) -> int:
+        """M."""
+        return self.hidden[0].shape[1]
+
+    def reset(self, rows):
+        """Forgets some rows, at a document's end say, and leaves the others as they are.
+
+        Args:
+          rows: bool `[B]`, True where memory becomes empty.
+
+        Returns:
+          A `Memory`.
+        """
+        hidden = tuple(
+            tf.where(rows[:, None, None], tf.zeros((), layer.dtype), layer) for layer in self.hidden
+        )
+        return Memory(hidden, tf.where(rows, 0, self.valid))
+
+    def update(self, inputs):
+        """Adds a segment's positions and keeps the newest M; no gradient flows into the result.
+
+        Args:
+          inputs: the N tensors `[B, L, D]` that went into the attention layers.
+
+        Returns:
+          A `Memory` of the same length.
+        """
+        memory_length = self.length
+        hidden = tuple(
+            tf.stop_gradient(_newest(old, new, memory_length))
+            for old, new in zip(self.hidden, inputs)
+        )
+        segment_length = shape_of(inputs[0])[1]
+        return Memory(hidden, tf.minimum(self.valid + segment_length, memory_length))
+
+
+def initial(num_layers: int, batch_size, memory_length: int, width: int, dtype, start: str):
+    """The memory before the first segment.
+
+    Args:
+      num_layers: N.
+      batch_size: B.
+      memory_length: M; may be 0.
+      width: D.
+      dtype: of the hidden states.
+      start: "empty", nothing is attended; or "zeros", M positions of zeros are, as in the
+        original TensorFlow code.
+
+    Returns:
+      A `Memory`.
+    """
+    zeros = tf.zeros([batch_size, memory_length, width], dtype)
+    valid = tf.fill([batch_size], memory_length if start == "zeros" else 0)
+    return Memory((zeros,) * num_layers, valid)
+
+
+def visibility(valid, memory_length: int, segment_length, same_length: bool):
+    """Which keys each query may see.
+
+    Query `i` is at position `M + i`. It sees the keys up to its own, of memory only the real
+    ones and, with `same_length`, only the nearest M, itself among them.
+
+    Args:
+      valid: int32 `[B]`, real positions of each row's memory.
+      memory_length: M.
+      segment_length: L.
+      same_length: whether every query sees equally many keys.
+
+    Returns:
+      bool `[B, 1, L, S]`.
+    """
+    keys = tf.range(memory_length + segment_length)
+    queries = memory_length + tf.range(segment_length)
+    distance_LS = queries[:, None] - keys
+    visible_LS = distance_LS >= 0
+    if same_length:
+        visible_LS &= distance_LS < memory_length
+    real_BS = keys >= memory_length - valid[:, None]
+    return visible_LS & real_BS[:, None, None, :]
+
+
+def _newest(old_BMD, new_BLD, memory_length: int):
+    segment_length = new_BLD.shape[1]
+    if segment_length is not None and segment_length >= memory_length:
+        return new_BLD[:, segment_length - memory_length :]
+    # The last M of M + L positions, with M static: without tf.shape where L is not known.
+    joined = tf.concat([old_BMD, new_BLD], 1)
+    newest = joined[:, shape_of(new_BLD)[1] :]
+    return tf.ensure_shape(newest, [new_BLD.shape[0], memory_length, new_BLD.shape[2]])

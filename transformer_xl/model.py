@@ -1,0 +1,283 @@
+"""TransformerXL: the language model, from ids to hidden states and their likelihoods.
+
+B batch, L segment length, M memory length, S = M + L key length, D width, N attention layers,
+V vocabulary.
+"""
+
+import dataclasses
+
+import keras
+import tensorflow as tf
+
+from adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from transformer_xl import memory as memory_lib
+from transformer_xl import positions as positions_lib
+from transformer_xl.attention import PositionBiases, RelativeAttention
+from transformer_xl.block import SITES, DecoderBlock, FeedForward
+from transformer_xl.config import ModelConfig, check_lengths
+from transformer_xl.dropout import dropout, step_seed
+from transformer_xl.memory import Memory
+from transformer_xl.shapes import shape_of
+
+_EMBEDDING_SITE, _POSITION_SITE, _HIDDEN_SITE, _FIRST_BLOCK_SITE = range(4)
+
+
+@keras.saving.register_keras_serializable(package="transformer_xl")
+class TransformerXL(keras.Model):
+    """A language model that remembers the segments before, Dai et al. (2019).
+
+    "Transformer-XL: Attentive language models beyond a fixed-length context". Input and output
+    are adaptive layers with tied tables and projections.
+
+    Memory is an argument and a result of every call and never state of the model. `clamp_length`
+    and `same_length` can be given to every call and default to the configuration's; the memory
+    returned is as long as the one passed in, which may differ from training's.
+
+    `fit`, `evaluate` and `predict` take batches `(tokens, targets, weights)` and carry no memory
+    from one to the next; `train.py` does.
+
+    Args:
+      config: a `ModelConfig`.
+      seed: of dropout; the starting weights come from Keras' global seed.
+
+    Call arguments:
+      tokens: int `[B, L]`, ids sorted by frequency.
+      memory: the `Memory` that an earlier call returned; None for `initial_memory(B)`.
+      training: whether dropout is on.
+
+    Returns:
+      The pair (hidden states `[B, L, D]` in the compute dtype, the next `Memory`).
+
+    Raises:
+      ValueError: if memory does not fit the model, or, in eager calls, for ids outside the
+        vocabulary.
+
+    Example:
+      >>> model = TransformerXL(ModelConfig(vocab_size=100, cutoffs=(20,), div_val=4))
+      >>> hidden, memory = model(tf.zeros([2, 5], tf.int32))
+      >>> hidden, memory = model(tf.zeros([2, 5], tf.int32), memory)
+      >>> memory.valid
+      <tf.Tensor: shape=(2,), dtype=int32, numpy=array([10, 10], dtype=int32)>
+    """
+
+    def __init__(self, config: ModelConfig, seed: int | None = None, **kwargs):
+        super().__init__(**kwargs)
+        self.config = config
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        shared = {"dtype": self.dtype_policy}
+        tables = {
+            "embed_dim": config.embedding_dim,
+            "cutoffs": config.cutoffs,
+            "div_val": config.div_val,
+            "force_projection": config.force_projection,
+            "projections_initializer": _normal(config.projection_init_stddev),
+        }
+        self.embedding = AdaptiveEmbedding(
+            config.vocab_size,
+            config.model_dim,
+            embeddings_initializer=_normal(config.init_stddev),
+            name="embedding",
+            **tables,
+            **shared,
+        )
+        self.blocks = self._make_blocks(shared)
+        self.final_norm = None
+        if config.final_norm:
+            self.final_norm = keras.layers.LayerNormalization(
+                epsilon=config.layer_norm_epsilon, name="final_norm", **shared
+            )
+        ties = any(config.tie_projections) or config.tie_tables
+        self.head = AdaptiveSoftmax(
+            config.model_dim,
+            config.vocab_size,
+            tied_to=self.embedding if ties else None,
+            bind_embeddings=config.tie_tables,
+            bind_projections=config.tie_projections,
+            kernel_initializer=_normal(config.init_stddev),
+            name="head",
+            **tables,
+            **shared,
+        )
+        self.build(None)
+
+    def _make_blocks(self, shared):
+        config = self.config
+        initializer = _normal(config.init_stddev)
+
+        def position_biases(name):
+            return PositionBiases(
+                config.num_heads,
+                config.head_dim,
+                initializer=_normal(config.init_stddev),
+                name=name,
+                **shared,
+            )
+
+        biases = None if config.untie_position_biases else position_biases("position_biases")
+        blocks = []
+        for index, kind in enumerate(config.block_pattern):
+            site = _FIRST_BLOCK_SITE + index * SITES
+            if kind == "a":
+                inner = RelativeAttention(
+                    config.model_dim,
+                    config.num_heads,
+                    config.head_dim,
+                    biases=biases or position_biases("biases"),
+                    attention_dropout=config.attention_dropout,
+                    site=site,
+                    initializer=initializer,
+                    name="attention",
+                    **shared,
+                )
+            else:
+                inner = FeedForward(
+                    config.model_dim,
+                    config.feed_forward_dim,
+                    dropout=config.dropout,
+                    site=site,
+                    initializer=initializer,
+                    name="feed_forward",
+                    **shared,
+                )
+            blocks.append(
+                DecoderBlock(
+                    inner,
+                    layer_norm=config.layer_norm,
+                    layer_norm_epsilon=config.layer_norm_epsilon,
+                    dropout=config.dropout,
+                    site=site + 1,
+                    gamma_initializer=keras.initializers.RandomNormal(1.0, config.init_stddev),
+                    name=f"block_{index}",
+                    **shared,
+                )
+            )
+        return blocks
+
+    def build(self, input_shape=None):
+        del input_shape  # the weights do not depend on it
+        for layer in (self.embedding, *self.blocks, self.head):
+            if not layer.built:
+                layer.build(None)
+        if self.final_norm is not None:
+            self.final_norm.build((None, None, self.config.model_dim))
+
+    def initial_memory(self, batch_size, memory_length: int | None = None) -> Memory:
+        """The memory before the first segment, as `memory_start` says.
+
+        Args:
+          batch_size: B.
+          memory_length: M; None for the configuration's. May be 0.
+        """
+        config = self.config
+        length = config.memory_length if memory_length is None else memory_length
+        return memory_lib.initial(
+            config.num_layers,
+            batch_size,
+            length,
+            config.model_dim,
+            self.compute_dtype,
+            config.memory_start,
+        )
+
+    def call(self, tokens, memory=None, training=None, clamp_length=None, same_length=None):
+        config = self.config
+        clamp_length = config.clamp_length if clamp_length is None else clamp_length
+        same_length = config.same_length if same_length is None else same_length
+        batch_size, segment_length = shape_of(tokens)
+        if memory is None:
+            memory = self.initial_memory(batch_size)
+        memory = Memory(*memory)
+        self._check_memory(memory)
+        memory_length = memory.length
+        check_lengths(memory_length, clamp_length, same_length)
+
+        seed = step_seed(self.seed_generator) if training and self._drops else None
+        hidden = self.embedding(tokens)
+        hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
+        hidden = dropout(hidden, config.dropout, seed, _EMBEDDING_SITE)
+        distances = positions_lib.distances(memory_length + segment_length, clamp_length)
+        positions = positions_lib.sinusoids(distances, config.model_dim)
+        positions = tf.cast(positions, hidden.dtype)
+        positions = dropout(positions, config.dropout, seed, _POSITION_SITE)
+        visible = memory_lib.visibility(memory.valid, memory_length, segment_length, same_length)
+
+        inputs = []
+        for block in self.blocks:
+            if block.attends:
+                remembered = memory.hidden[len(inputs)]
+                inputs.append(hidden)
+                hidden = block(hidden, remembered, positions, visible, seed=seed)
+            else:
+                hidden = block(hidden, seed=seed)
+        if self.final_norm is not None:
+            hidden = self.final_norm(hidden)
+        return dropout(hidden, config.dropout, seed, _HIDDEN_SITE), memory.update(inputs)
+
+    def nll(self, tokens, targets, memory=None, training=None, **lengths):
+        """The negative log-likelihood of each target.
+
+        Args:
+          tokens: int `[B, L]`.
+          targets: int `[B, L]`.
+          memory, training: as in a call.
+          **lengths: `clamp_length`, `same_length`.
+
+        Returns:
+          The pair (nats, float32 `[B, L]`; the next `Memory`).
+        """
+        hidden, memory = self(tokens, memory, training=training, **lengths)
+        return self.head.nll(hidden, targets, training=training), memory
+
+    def loss(self, tokens, targets, weights, memory=None, training=None, **lengths):
+        """The weighted sum of the negative log-likelihoods, by the path made for training.
+
+        Args:
+          tokens: int `[B, L]`.
+          targets: int `[B, L]`.
+          weights: float `[B, L]`, what each target counts for; no gradient.
+          memory, training: as in a call.
+          **lengths: `clamp_length`, `same_length`.
+
+        Returns:
+          The pair (nats, float32 scalar; the next `Memory`).
+        """
+        hidden, memory = self(tokens, memory, training=training, **lengths)
+        return self.head.loss(hidden, targets, weights, training=training), memory
+
+    def log_prob(self, tokens, memory=None, **lengths):
+        """The log-probability of every id at every position.
+
+        Args:
+          tokens: int `[B, L]`.
+          memory: as in a call.
+          **lengths: `clamp_length`, `same_length`.
+
+        Returns:
+          The pair (float32 `[B, L, V]`; the next `Memory`).
+        """
+        hidden, memory = self(tokens, memory, training=False, **lengths)
+        return self.head.log_prob(hidden), memory
+
+    @property
+    def _drops(self) -> bool:
+        return self.config.dropout > 0 or self.config.attention_dropout > 0
+
+    def _check_memory(self, memory: Memory):
+        expected = (self.config.num_layers, self.config.model_dim)
+        received = (len(memory.hidden), memory.hidden[0].shape[-1])
+        if received != expected:
+            raise ValueError(
+                f"Memory must hold {expected[0]} layers of width {expected[1]}. "
+                f"Received: {received[0]} layers of width {received[1]}."
+            )
+
+    def get_config(self):
+        return {**super().get_config(), "config": dataclasses.asdict(self.config)}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**{**config, "config": ModelConfig(**config["config"])})
+
+
+def _normal(stddev: float):
+    return keras.initializers.RandomNormal(0.0, stddev)
