@@ -228,7 +228,23 @@ class TransformerXL(keras.Model):
         hidden, memory = self(tokens, memory, training=training, **lengths)
         return self.head.nll(hidden, targets, training=training), memory
 
-    def loss(self, tokens, targets, weights, memory=None, training=None, **lengths):
+    @property
+    def loss(self):
+        """`loss(tokens, targets, weights, memory=None, training=None)`, for training; see `_loss`.
+
+        A property, since `keras.Model` keeps the argument of `compile` under this name.
+        """
+        return self._loss
+
+    @loss.setter
+    def loss(self, value):
+        if value is not None:
+            raise ValueError(
+                "A TransformerXL has a loss of its own. Received: "
+                f"compile(loss={value!r}). Compile it with an optimizer only."
+            )
+
+    def _loss(self, tokens, targets, weights, memory=None, training=None, **lengths):
         """The weighted sum of the negative log-likelihoods, by the path made for training.
 
         Args:
