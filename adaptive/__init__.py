@@ -14,8 +14,8 @@ if keras.backend.backend() != "tensorflow":
         "KERAS_BACKEND=tensorflow before keras is first imported."
     )
 
-from .clusters import Clusters  # noqa: E402
-from .embedding import AdaptiveEmbedding  # noqa: E402
-from .softmax import AdaptiveSoftmax  # noqa: E402
+from .clusters import Clusters
+from .embedding import AdaptiveEmbedding
+from .softmax import AdaptiveSoftmax
 
 __all__ = ["AdaptiveEmbedding", "AdaptiveSoftmax", "Clusters"]

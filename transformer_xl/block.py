@@ -7,11 +7,76 @@ import keras
 import tensorflow as tf
 
 from adaptive.initializers import fresh
-from transformer_xl.attention import RelativeAttention
+from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.dropout import dropout
 
-# How many numbers for dropout a block takes, one for its inner layer and one for its own.
-SITES = 2
+# How many sites for dropout a block has: one in its inner layer, one of its own.
+_SITES = 2
+
+
+def normal(stddev: float):
+    """The initializer of weights that start from N(0, stddev)."""
+    return keras.initializers.RandomNormal(0.0, stddev)
+
+
+def make_blocks(config, first_site: int, dtype) -> list:
+    """The stack of `DecoderBlock`s that `config.block_pattern` spells.
+
+    Args:
+      config: a `ModelConfig`.
+      first_site: the first number for dropout that no one else uses.
+      dtype: the policy of every layer.
+    """
+    kernels = normal(config.init_stddev)
+
+    def position_biases(name):
+        return PositionBiases(
+            config.num_heads,
+            config.head_dim,
+            initializer=normal(config.init_stddev),
+            name=name,
+            dtype=dtype,
+        )
+
+    shared_biases = None if config.untie_position_biases else position_biases("position_biases")
+    blocks = []
+    for index, kind in enumerate(config.block_pattern):
+        site = first_site + index * _SITES
+        if kind == "a":
+            inner = RelativeAttention(
+                config.model_dim,
+                config.num_heads,
+                config.head_dim,
+                biases=shared_biases or position_biases("biases"),
+                attention_dropout=config.attention_dropout,
+                site=site,
+                initializer=kernels,
+                name="attention",
+                dtype=dtype,
+            )
+        else:
+            inner = FeedForward(
+                config.model_dim,
+                config.feed_forward_dim,
+                dropout=config.dropout,
+                site=site,
+                initializer=kernels,
+                name="feed_forward",
+                dtype=dtype,
+            )
+        blocks.append(
+            DecoderBlock(
+                inner,
+                layer_norm=config.layer_norm,
+                layer_norm_epsilon=config.layer_norm_epsilon,
+                dropout=config.dropout,
+                site=site + 1,
+                gamma_initializer=keras.initializers.RandomNormal(1.0, config.init_stddev),
+                name=f"block_{index}",
+                dtype=dtype,
+            )
+        )
+    return blocks
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")

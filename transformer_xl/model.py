@@ -12,14 +12,15 @@ import tensorflow as tf
 from adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
-from transformer_xl.attention import PositionBiases, RelativeAttention
-from transformer_xl.block import SITES, DecoderBlock, FeedForward
+from transformer_xl.block import make_blocks, normal
 from transformer_xl.config import ModelConfig, check_lengths
 from transformer_xl.dropout import dropout, step_seed
 from transformer_xl.memory import Memory
 from transformer_xl.shapes import shape_of
 
-_EMBEDDING_SITE, _POSITION_SITE, _HIDDEN_SITE, _FIRST_BLOCK_SITE = range(4)
+# The blocks' sites for dropout begin after these.
+_EMBEDDING_SITE, _POSITION_SITE, _HIDDEN_SITE = range(3)
+_FIRST_BLOCK_SITE = 3
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
@@ -70,17 +71,17 @@ class TransformerXL(keras.Model):
             "cutoffs": config.cutoffs,
             "div_val": config.div_val,
             "force_projection": config.force_projection,
-            "projections_initializer": _normal(config.projection_init_stddev),
+            "projections_initializer": normal(config.projection_init_stddev),
         }
         self.embedding = AdaptiveEmbedding(
             config.vocab_size,
             config.model_dim,
-            embeddings_initializer=_normal(config.init_stddev),
+            embeddings_initializer=normal(config.init_stddev),
             name="embedding",
             **tables,
             **shared,
         )
-        self.blocks = self._make_blocks(shared)
+        self.blocks = make_blocks(config, _FIRST_BLOCK_SITE, self.dtype_policy)
         self.final_norm = None
         if config.final_norm:
             self.final_norm = keras.layers.LayerNormalization(
@@ -93,65 +94,14 @@ class TransformerXL(keras.Model):
             tied_to=self.embedding if ties else None,
             bind_embeddings=config.tie_tables,
             bind_projections=config.tie_projections,
-            kernel_initializer=_normal(config.init_stddev),
+            kernel_initializer=normal(config.init_stddev),
             name="head",
             **tables,
             **shared,
         )
+        self._mean_nll = keras.metrics.Mean(name="loss")
+        self._perplexity = Perplexity(name="perplexity")
         self.build(None)
-
-    def _make_blocks(self, shared):
-        config = self.config
-        initializer = _normal(config.init_stddev)
-
-        def position_biases(name):
-            return PositionBiases(
-                config.num_heads,
-                config.head_dim,
-                initializer=_normal(config.init_stddev),
-                name=name,
-                **shared,
-            )
-
-        biases = None if config.untie_position_biases else position_biases("position_biases")
-        blocks = []
-        for index, kind in enumerate(config.block_pattern):
-            site = _FIRST_BLOCK_SITE + index * SITES
-            if kind == "a":
-                inner = RelativeAttention(
-                    config.model_dim,
-                    config.num_heads,
-                    config.head_dim,
-                    biases=biases or position_biases("biases"),
-                    attention_dropout=config.attention_dropout,
-                    site=site,
-                    initializer=initializer,
-                    name="attention",
-                    **shared,
-                )
-            else:
-                inner = FeedForward(
-                    config.model_dim,
-                    config.feed_forward_dim,
-                    dropout=config.dropout,
-                    site=site,
-                    initializer=initializer,
-                    name="feed_forward",
-                    **shared,
-                )
-            blocks.append(
-                DecoderBlock(
-                    inner,
-                    layer_norm=config.layer_norm,
-                    layer_norm_epsilon=config.layer_norm_epsilon,
-                    dropout=config.dropout,
-                    site=site + 1,
-                    gamma_initializer=keras.initializers.RandomNormal(1.0, config.init_stddev),
-                    name=f"block_{index}",
-                    **shared,
-                )
-            )
-        return blocks
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
@@ -274,6 +224,59 @@ class TransformerXL(keras.Model):
         hidden, memory = self(tokens, memory, training=False, **lengths)
         return self.head.log_prob(hidden), memory
 
+    def compile(self, optimizer="rmsprop", metrics=None, weighted_metrics=None, **kwargs):
+        """As in `keras.Model`, without a loss: `fit` minimises `loss`, and reports perplexity.
+
+        Raises:
+          ValueError: for a loss, and for metrics, which would be computed on hidden states.
+        """
+        if metrics or weighted_metrics:
+            raise ValueError(
+                "Keras' metrics would be computed on hidden states. Received: "
+                f"metrics={metrics}, weighted_metrics={weighted_metrics}. Leave them out: "
+                "loss and perplexity are always reported."
+            )
+        super().compile(optimizer=optimizer, **kwargs)
+
+    @property
+    def metrics(self):
+        return [self._mean_nll, self._perplexity]
+
+    def get_compile_config(self):
+        return {"optimizer": keras.saving.serialize_keras_object(self.optimizer)}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        # So that loading finds the optimizer's variables.
+        self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        tokens, targets, weights = _unpack(data)
+        total = tf.reduce_sum(weights)
+        with tf.GradientTape() as tape:
+            loss, _ = self.loss(tokens, targets, weights / total, training=True)
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        self.optimizer.apply(gradients, variables)
+        return self._report(loss, total)
+
+    def test_step(self, data):
+        tokens, targets, weights = _unpack(data)
+        total = tf.reduce_sum(weights)
+        loss, _ = self.loss(tokens, targets, weights / total, training=False)
+        return self._report(loss, total)
+
+    def predict_step(self, data):
+        """The negative log-likelihood of each target, float32 `[B, L]`."""
+        tokens, targets, _ = _unpack(data)
+        return self.nll(tokens, targets, training=False)[0]
+
+    def _report(self, loss, total):
+        for metric in self.metrics:
+            metric.update_state(loss, sample_weight=total)
+        return {metric.name: metric.result() for metric in self.metrics}
+
     @property
     def _drops(self) -> bool:
         return self.config.dropout > 0 or self.config.attention_dropout > 0
@@ -295,5 +298,20 @@ class TransformerXL(keras.Model):
         return cls(**{**config, "config": ModelConfig(**config["config"])})
 
 
-def _normal(stddev: float):
-    return keras.initializers.RandomNormal(0.0, stddev)
+@keras.saving.register_keras_serializable(package="transformer_xl")
+class Perplexity(keras.metrics.Mean):
+    """`exp` of the mean of nats per token, over the whole epoch."""
+
+    def result(self):
+        return tf.exp(super().result())
+
+
+def _unpack(data):
+    tokens, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+    if targets is None:
+        raise ValueError(
+            "fit, evaluate and predict take batches (tokens, targets) or (tokens, targets, "
+            "weights). Received: tokens only."
+        )
+    weights = tf.ones(tf.shape(targets)) if weights is None else tf.cast(weights, tf.float32)
+    return tokens, targets, weights
