@@ -1,0 +1,39 @@
+"""Text in, batches of ids out.
+
+`load_corpus` finds a corpus, `prepare` makes flat arrays of ids of it, `TrainSegments` and
+`EvalSegments` cut them into batches. The contract:
+
+- Ids are sorted by falling frequency in the training split, `<eos>` and `<unk>` among them, as the
+  adaptive layers need it.
+- Every line ends in one `<eos>`, which preparation adds. WikiText's empty lines are lines; in
+  `text` and `sotu` they are dropped, and a line is a paragraph.
+- A split is one array `[N]`, uint16 or int32, in the order of the text, memory-mapped.
+- Training reads B contiguous streams, and step n's batch depends on nothing but n. Evaluation
+  scores each of the N tokens exactly once, the first of them from `<eos>`.
+- Text is UTF-8. Nothing is written into a `data_dir`; a prepared folder appears whole or not at
+  all and is verified whenever it is opened.
+
+Shape letters: B batch, L segment length, N tokens of a split, V vocabulary.
+"""
+
+from .corpora import CORPUS_NAMES, Corpus, ExpectedCounts, load_corpus
+from .corpus import prepare
+from .prepared import PreparedCorpus, open_prepared
+from .segments import Batch, EvalSegments, TrainSegments
+from .unigram import unigram_nll
+from .vocabulary import WordVocabulary
+
+__all__ = [
+    "CORPUS_NAMES",
+    "Batch",
+    "Corpus",
+    "EvalSegments",
+    "ExpectedCounts",
+    "PreparedCorpus",
+    "TrainSegments",
+    "WordVocabulary",
+    "load_corpus",
+    "open_prepared",
+    "prepare",
+    "unigram_nll",
+]

@@ -1,0 +1,158 @@
+"""What preparation leaves behind: a folder of arrays, a vocabulary and their checksums.
+
+The folder has `<split>.npy` (ids, uint16 or int32, `<eos>` after every line), `vocabulary.txt` and
+`meta.json` (counts, checksums, and the fingerprint of source and settings). Nothing is changed in
+it after it was made.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .id_arrays import file_sha256, open_ids
+from .vocabulary import WordVocabulary
+
+FORMAT = 1
+META = "meta.json"
+VOCABULARY = "vocabulary.txt"
+
+
+@dataclasses.dataclass(frozen=True)
+class PreparedCorpus:
+    """A prepared folder, opened and verified.
+
+    A line's end counts as one character and as one word, because the model must predict it too:
+    so `exp(total nll / num_words)` of WikiText is the published kind of perplexity, and bits per
+    character are `total nll / log(2) / num_characters`.
+
+    Attributes:
+        directory: where it is.
+        name, unit: those of the corpus.
+        vocabulary: the `WordVocabulary` of the training split.
+        arrays: memory-mapped ids `[N]`, uint16 or int32, by split.
+        counts: int64 `[V]`, how often each id occurs in the training split.
+        num_unknown: how many tokens of each split are `<unk>`.
+        num_characters, num_words: of the text of each split, see above.
+        fingerprint: sha256 of the source and the settings.
+        warnings: what the user should be told.
+    """
+
+    directory: Path
+    name: str
+    unit: str
+    vocabulary: WordVocabulary
+    arrays: Mapping[str, np.ndarray]
+    counts: np.ndarray
+    num_unknown: Mapping[str, int]
+    num_characters: Mapping[str, int]
+    num_words: Mapping[str, int]
+    fingerprint: str
+    warnings: tuple[str, ...]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits it has; "train" and "valid" always, perhaps "test"."""
+        return tuple(self.arrays)
+
+
+def open_prepared(directory: str | os.PathLike) -> PreparedCorpus:
+    """Opens a prepared folder. Every file is verified; the arrays are mapped into memory.
+
+    Raises FileNotFoundError where nothing was prepared, and ValueError, naming the file, where one
+    is missing or is not byte for byte what preparation wrote.
+    """
+    directory = Path(directory)
+    if not is_occupied(directory):
+        raise FileNotFoundError(
+            f"A prepared corpus is needed. There is none at {directory}: prepare it first."
+        )
+    meta = read_meta(directory)
+    splits = meta["splits"]
+    _verify(directory / VOCABULARY, meta["vocabulary"])
+    for split in splits:
+        _verify(array_path(directory, split), splits[split])
+    vocabulary = WordVocabulary.load(directory / VOCABULARY)
+    return PreparedCorpus(
+        directory=directory,
+        name=meta["corpus"],
+        unit=meta["unit"],
+        vocabulary=vocabulary,
+        arrays={
+            split: open_ids(array_path(directory, split), meta["dtype"], entry["tokens"])
+            for split, entry in splits.items()
+        },
+        counts=np.array(vocabulary.counts, dtype=np.int64),
+        num_unknown={split: entry["unknown"] for split, entry in splits.items()},
+        num_characters={split: entry["characters"] for split, entry in splits.items()},
+        num_words={split: entry["words"] for split, entry in splits.items()},
+        fingerprint=meta["fingerprint"],
+        warnings=tuple(meta["warnings"]),
+    )
+
+
+def array_path(directory: Path, split: str) -> Path:
+    """Where a split's ids are."""
+    return directory / f"{split}.npy"
+
+
+def is_occupied(path: Path) -> bool:
+    """Whether something is there that preparation must not replace."""
+    if path.is_dir():
+        return any(path.iterdir())
+    return path.exists()
+
+
+def seal(path: Path) -> dict[str, int | str]:
+    """Size and sha256 of a file, to be stored in the meta file."""
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+
+
+def json_digest(value: dict) -> str:
+    """sha256 of a JSON object, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write_meta(directory: Path, meta: dict) -> None:
+    """Writes the meta file, with a checksum of itself."""
+    text = json.dumps({**meta, "checksum": json_digest(meta)}, indent=2)
+    (directory / META).write_text(text + "\n", encoding="utf-8")
+
+
+def read_meta(directory: Path) -> dict:
+    """Reads the meta file. Raises ValueError where it is missing, damaged or of another version."""
+    path = directory / META
+    if not path.is_file():
+        raise _damaged(path, "it is missing")
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, f"it is not JSON ({error})") from error
+    if not isinstance(meta, dict) or meta.pop("checksum", None) != json_digest(meta):
+        raise _damaged(path, "its contents have changed (the checksum differs)")
+    if meta["format"] != FORMAT:
+        raise ValueError(
+            f"{directory} was prepared by another version (format {meta['format']}, this one has "
+            f"{FORMAT}). Delete the folder and prepare again."
+        )
+    return meta
+
+
+def _verify(path: Path, expected: dict) -> None:
+    if not path.is_file():
+        raise _damaged(path, "it is missing")
+    if path.stat().st_size != expected["bytes"]:
+        raise _damaged(path, f"it has {path.stat().st_size:,} bytes, not {expected['bytes']:,}")
+    if file_sha256(path) != expected["sha256"]:
+        raise _damaged(path, "its bytes have changed (the sha256 differs)")
+
+
+def _damaged(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"The prepared corpus is damaged: {path}: {what}. Delete the folder {path.parent} and "
+        "prepare again."
+    )

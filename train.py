@@ -1,0 +1,359 @@
+"""Trains, evaluates and samples Transformer-XL language models.
+
+  python train.py                                  trains the demo on the built-in corpus
+  python train.py --flagfile=configs/wikitext103_base.flags --data_dir=DIR
+  python train.py --mode=eval --workdir=DIR --eval_memory_length=640
+  python train.py --mode=generate --workdir=DIR --prompt="The President"
+
+Flags after a --flagfile override it. Started again with the same --workdir, training goes on where
+it stopped. Exit codes: 0 done; 1 failed; 2 wrong use or bad input; 75 stopped by a signal after
+saving.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import tensorflow as tf
+from absl import app
+from absl import flags as absl_flags
+
+import flags
+from data_utils import (
+    EvalSegments,
+    PreparedCorpus,
+    TrainSegments,
+    WordVocabulary,
+    load_corpus,
+    open_prepared,
+    prepare,
+    unigram_nll,
+)
+from transformer_xl import TransformerXL
+from transformer_xl.config import check_lengths
+from transformer_xl.generate import generate
+from transformer_xl.training.checkpoints import Checkpoints
+from transformer_xl.training.evaluate import EvalResult, evaluate
+from transformer_xl.training.loop import DivergedError, train
+from transformer_xl.training.optimizer import make_optimizer
+from transformer_xl.training.report import Reporter, results_table
+from transformer_xl.training.steps import make_eval_step, make_train_step
+from transformer_xl.training.stop import StopSignal
+from transformer_xl.training.workdir import RunRecord, read_record, write_atomically
+
+absl_flags.adopt_module_key_flags(flags)
+
+_DEMO = pathlib.Path(__file__).parent / "configs" / "demo.flags"
+_STOPPED = 75
+_SAMPLE_WORDS = 60
+
+
+def main(argv):
+    del argv  # refused by parse_flags
+    try:
+        run = {"train": _set_up_training, "eval": _set_up_eval, "generate": _set_up_generate}[
+            flags.MODE.value
+        ]()
+    except (ValueError, OSError, ImportError) as error:
+        _fail(f"error: {error}", 2)
+    try:
+        run()
+    except DivergedError as error:
+        _fail(f"error: {error}", 1)
+
+
+def parse_flags(argv):
+    """Parses the command line; wrong use ends with one message and exit code 2."""
+    values = absl_flags.FLAGS
+    recipe = any(argument.lstrip("-").startswith("flagfile") for argument in argv[1:])
+    try:
+        rest = values(argv)
+        if flags.MODE.value == "train" and not recipe and not values["corpus"].present:
+            # No recipe and no corpus: the demo, with what is given on the command line.
+            values.unparse_flags()
+            rest = values([argv[0], f"--flagfile={_DEMO}", *argv[1:]])
+        if rest[1:]:
+            raise absl_flags.Error(f"Unknown arguments: {' '.join(rest[1:])}. Flags begin with --.")
+    except absl_flags.Error as error:
+        _fail(f"error: {error}\nRun `python train.py --help` to see the flags.", 2)
+    return rest
+
+
+def _set_up_training():
+    """Checks everything that can be checked, prepares the data; returns what trains."""
+    directory = flags.workdir()
+    model_config, train_config = flags.model_config(), flags.train_config()
+    eval_lengths = _eval_lengths(model_config, train_config)
+    record = read_record(directory)
+    if record is not None:
+        record.check(directory, model_config, train_config)
+    train_config = _resolve(train_config, record)
+    _say(f"run directory {directory}")
+    corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value)
+    data = prepare(
+        corpus,
+        os.path.join(directory, "data"),
+        min_count=flags.VOCABULARY_MIN_COUNT.value,
+        max_size=flags.VOCABULARY_SIZE.value,
+        progress=_say,
+    )
+    for warning in data.warnings:
+        _say(f"warning: {warning}")
+    model_config = flags.model_config(data.vocabulary.size)
+    segments = TrainSegments(
+        data.arrays["train"], train_config.batch_size, train_config.segment_length
+    )
+    described = {"corpus": data.name, "fingerprint": data.fingerprint}
+    if record is not None:
+        record.check_data(directory, described)
+    RunRecord(model_config, train_config, described).write(directory)
+    write_atomically(os.path.join(directory, "flags.txt"), flags.as_flagfile())
+    data.vocabulary.save(os.path.join(directory, "vocabulary"))
+    return lambda: _train(directory, model_config, train_config, eval_lengths, data, segments)
+
+
+def _train(directory, model_config, config, eval_lengths, data, segments):
+    keras.utils.set_random_seed(config.seed)
+    model = _make_model(model_config, config)
+    optimizer = make_optimizer(config)
+    jit_compile = config.jit_compile == "true"
+    train_step = make_train_step(model, optimizer, config.clip_norm, jit_compile)
+    checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer)
+    memory = model.initial_memory(config.batch_size)
+    step = checkpoints.last_step()
+    reporter = Reporter(directory, step, config.max_steps)
+    evaluator = _Evaluator(model, config, eval_lengths, data)
+    _say(
+        f"{model.count_params():,} parameters, {data.vocabulary.size:,} words, "
+        f"{len(data.arrays['train']):,} training tokens, {segments.steps_per_epoch:,} steps an "
+        f"epoch, {config.precision}{', XLA' if jit_compile else ''}"
+    )
+    if step:
+        _say(f"going on after step {step:,}")
+    stop = StopSignal()
+    done = train(
+        config,
+        train_step,
+        lambda start: segments.dataset(start, config.max_steps - start),
+        segments.starts_epoch,
+        lambda: evaluator.result("valid", config.eval_steps),
+        memory,
+        checkpoints,
+        reporter,
+        stop.requested,
+    )
+    reporter.draw()
+    reporter.close()
+    if not done:
+        _fail("stopped by a signal; the state is saved: start again to go on", _STOPPED)
+    stop.restore()
+
+    checkpoints.restore_best()
+    results = {split: evaluator.report(split) for split in data.splits if split != "train"}
+    results["best_step"] = int(checkpoints.best_step)
+    results["parameters"] = model.count_params()
+    results["train_seconds"] = reporter.train_seconds()
+    write_atomically(os.path.join(directory, "result.json"), json.dumps(results, indent=2) + "\n")
+    _say(results_table({split: results[split] for split in data.splits if split in results}))
+    sample = _sample(model, data.vocabulary, config.seed)
+    write_atomically(os.path.join(directory, "sample.txt"), sample + "\n")
+    _say(f"\na sample of {_SAMPLE_WORDS} words, also in {directory}/sample.txt:")
+    _say(textwrap.indent(textwrap.fill(sample, 90), "    "))
+    _say(f"\nplot of the losses: {reporter.plot_path}")
+    _say(f"results: {directory}/result.json")
+
+
+def _set_up_eval():
+    directory, record = _recorded_run()
+    config = _resolve(flags.train_config(), record)
+    lengths = _eval_lengths(record.model, config)
+    data = open_prepared(os.path.join(directory, "data"))
+    record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})
+    splits = tuple(split for split in data.splits if split != "train")
+    if flags.SPLIT.value != "all":
+        splits = (flags.SPLIT.value,)
+    if not set(splits) <= set(data.splits):
+        raise ValueError(
+            f"--split must be one that the corpus has: {', '.join(data.splits)}. "
+            f"Received: {flags.SPLIT.value}."
+        )
+
+    def run():
+        model = _best_model(directory, record, config)
+        evaluator = _Evaluator(model, config, lengths, data)
+        results = {split: evaluator.report(split) for split in splits}
+        path = os.path.join(directory, "eval.json")
+        write_atomically(path, json.dumps(results, indent=2) + "\n")
+        _say(results_table(results))
+        _say(f"results: {path}")
+
+    return run
+
+
+def _set_up_generate():
+    directory, record = _recorded_run()
+    config = _resolve(flags.train_config(), record)
+    vocabulary = WordVocabulary.load(os.path.join(directory, "vocabulary"))
+    if flags.TOP_P.value <= 0:
+        raise ValueError("--top_p must be above 0. Received: 0. Use --temperature=0 instead.")
+    prompt = vocabulary.encode_text(flags.PROMPT.value)
+    unknown = sorted(
+        {
+            word
+            for word in vocabulary.tokenize(flags.PROMPT.value)
+            if vocabulary.encode([word])[0] == vocabulary.unk_id
+        }
+    )
+    if unknown:
+        _say(f"warning: not in the vocabulary, read as <unk>: {' '.join(unknown)}")
+
+    def run():
+        model = _best_model(directory, record, config)
+        ids = _generate(
+            model,
+            vocabulary,
+            prompt,
+            config.seed,
+            flags.NUM_TOKENS.value,
+            num_samples=flags.NUM_SAMPLES.value,
+            temperature=flags.TEMPERATURE.value,
+            top_k=flags.TOP_K.value,
+            top_p=flags.TOP_P.value,
+            memory_length=config.eval_memory_length,
+        )
+        for number, row in enumerate(ids, start=1):
+            if len(ids) > 1:
+                print(f"--- {number}")
+            print(vocabulary.decode([*prompt, *row]), flush=True)
+
+    return run
+
+
+class _Evaluator:
+    """Scores splits of a corpus with the evaluation's settings."""
+
+    def __init__(self, model, config, lengths, data: PreparedCorpus):
+        self._model, self._data = model, data
+        self._settings = {
+            "batch_size": config.eval_batch_size,
+            "segment_length": config.eval_segment_length or config.segment_length,
+            **lengths,
+        }
+        attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
+        self._step = make_eval_step(model, config.jit_compile == "true", **attention)
+
+    def result(self, split: str, max_segments: int = 0) -> EvalResult:
+        """The loss on a split, or on its first segments."""
+        settings = self._settings
+        segments = EvalSegments(
+            self._data.arrays[split],
+            self._data.vocabulary.eos_id,
+            settings["batch_size"],
+            settings["segment_length"],
+        )
+        batches = segments.dataset()
+        if max_segments:
+            batches = batches.take(max_segments)
+        memory = self._model.initial_memory(settings["batch_size"], settings["memory_length"])
+        return evaluate(self._step, batches, memory)
+
+    def report(self, split: str) -> dict:
+        """What result.json says of a split."""
+        data, result = self._data, self.result(split)
+        return {
+            **result.figures(data.num_words[split], data.num_characters[split]),
+            "unknown_rate": data.num_unknown[split] / result.tokens,
+            "unigram_perplexity": math.exp(unigram_nll(data.counts, data.arrays[split])),
+            **self._settings,
+        }
+
+
+def _recorded_run():
+    """The directory and record of a trained model; its flags stand in for those not given."""
+    if flags.WORKDIR.value is None:
+        raise ValueError(f"--mode={flags.MODE.value} needs --workdir, the directory of a run.")
+    directory = flags.workdir()
+    record = read_record(directory)
+    if record is None:
+        raise FileNotFoundError(
+            f"--workdir={directory} holds no run (it has no config.json). Train there first."
+        )
+    with open(os.path.join(directory, "flags.txt"), encoding="utf-8") as lines:
+        flags.take_missing_from(lines)
+    record.check(directory, flags.model_config(record.model.vocab_size), flags.train_config())
+    return directory, record
+
+
+def _make_model(model_config, config):
+    policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
+    return TransformerXL(model_config, seed=config.seed, dtype=policy)
+
+
+def _best_model(directory, record, config):
+    model = _make_model(record.model, config)
+    try:
+        Checkpoints(os.path.join(directory, "checkpoints"), model).restore_best()
+    except FileNotFoundError as error:
+        _fail(f"error: {error}", 2)
+    return model
+
+
+def _resolve(config, record):
+    """Decides what is "auto": as recorded where a run goes on, else by the device."""
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    has_bfloat16 = bool(gpus) and all(
+        d.get("compute_capability", (0, 0)) >= (8, 0) for d in details
+    )
+    auto = {
+        "precision": "bfloat16" if has_bfloat16 else "float32",
+        "jit_compile": "true" if gpus else "false",
+    }
+    if record is not None:
+        auto = {name: getattr(record.train, name) for name in auto}
+    chosen = {name: auto[name] for name in auto if getattr(config, name) == "auto"}
+    return dataclasses.replace(config, **chosen)
+
+
+def _eval_lengths(model_config, config) -> dict:
+    """Memory and attention in evaluation: the model's, where nothing else is asked for."""
+    lengths = {
+        name: getattr(model_config, name)
+        if getattr(config, f"eval_{name}") is None
+        else getattr(config, f"eval_{name}")
+        for name in ("memory_length", "clamp_length", "same_length")
+    }
+    check_lengths(**lengths)
+    return lengths
+
+
+def _generate(model, vocabulary, prompt, seed, num_tokens, num_samples=1, **settings):
+    """Texts that go on after a prompt, int `[num_samples, num_tokens]`."""
+    # A text begins after the end of another.
+    row = np.concatenate([[vocabulary.eos_id], prompt]).astype("int32")
+    rows = np.tile(row, (num_samples, 1))
+    return generate(model, rows, num_tokens, (seed, 0), **settings).numpy()
+
+
+def _sample(model, vocabulary, seed) -> str:
+    ids = _generate(model, vocabulary, (), seed, 3 * _SAMPLE_WORDS, top_p=0.95)
+    return " ".join(vocabulary.decode(ids[0]).split()[:_SAMPLE_WORDS])
+
+
+def _say(line: str):
+    print(line, flush=True)
+
+
+def _fail(message: str, code: int):
+    print(message, file=sys.stderr, flush=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

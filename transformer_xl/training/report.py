@@ -1,0 +1,179 @@
+"""What a run says: lines or a progress bar, metrics.jsonl, TensorBoard events, a plot."""
+
+import json
+import math
+import os
+import sys
+import time
+
+import tensorflow as tf
+import tqdm
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from transformer_xl.training.workdir import write_atomically
+
+_SPLIT_NAMES = {"train": "training", "valid": "validation"}
+
+
+class Reporter:
+    """Writes a run's reports into its directory and shows its progress.
+
+    `metrics.jsonl` has one JSON object a report: `step`, `split`, `loss` (nats per token),
+    `perplexity`, and for training `learning_rate`, `gradient_norm`, `tokens_per_second`. Reports
+    of steps after `step`, which a run that was cut short wrote and will write again, are dropped.
+
+    Args:
+      directory: the run's.
+      step: the step from which the run goes on.
+      max_steps: the last step.
+      stream: where progress is shown: a bar on a terminal, plain lines elsewhere.
+    """
+
+    def __init__(self, directory: str, step: int, max_steps: int, stream=None):
+        self.metrics_path = os.path.join(directory, "metrics.jsonl")
+        self.plot_path = os.path.join(directory, "loss.png")
+        self.records = _read_until(self.metrics_path, step)
+        write_atomically(self.metrics_path, "".join(json.dumps(r) + "\n" for r in self.records))
+        self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115 (see close)
+        self._events = tf.summary.create_file_writer(os.path.join(directory, "tensorboard"))
+        self._max_steps = max_steps
+        self._stream = stream or sys.stdout
+        self._bar = None
+        self._step_done = step
+        self._spent = 0.0
+        self._steps_timed = 0
+        if self._stream.isatty():
+            self._bar = tqdm.tqdm(
+                total=max_steps, initial=step, unit="step", file=self._stream, dynamic_ncols=True
+            )
+
+    def train(self, step, loss, learning_rate, gradient_norm, tokens_per_second, seconds):
+        """Reports the training steps since the last report, which took `seconds`."""
+        self._write(
+            step,
+            "train",
+            loss,
+            learning_rate=learning_rate,
+            gradient_norm=gradient_norm,
+            tokens_per_second=tokens_per_second,
+            seconds=seconds,
+        )
+        self._spent += seconds
+        self._steps_timed += step - self._step_done
+        perplexity = _perplexity(loss)
+        if self._bar is not None:
+            self._bar.update(step - self._step_done)
+            self._bar.set_postfix_str(
+                f"loss {loss:.3f}, perplexity {perplexity:.1f}, {tokens_per_second:,.0f} tokens/s"
+            )
+        else:
+            left = self._spent / self._steps_timed * (self._max_steps - step)
+            self.say(
+                f"step {step:,}/{self._max_steps:,}  loss {loss:.4f}  perplexity {perplexity:,.1f}"
+                f"  learning rate {learning_rate:.2e}  {tokens_per_second:,.0f} tokens/s"
+                f"  {_duration(left)} left"
+            )
+        self._step_done = step
+
+    def valid(self, step, loss, is_best, seconds):
+        """Reports an evaluation on the validation split."""
+        self._write(step, "valid", loss)
+        self.say(
+            f"step {step:,}: validation loss {loss:.4f}, perplexity {_perplexity(loss):,.2f}"
+            f"{', the best so far' if is_best else ''} ({_duration(seconds)})"
+        )
+        self.draw()
+
+    def train_seconds(self) -> float:
+        """The time of all training steps, without evaluations and checkpoints."""
+        return sum(r["seconds"] for r in self.records if r["split"] == "train")
+
+    def has_validated(self, step) -> bool:
+        """Whether the evaluation after this step is among the reports."""
+        return any(r["step"] == step and r["split"] == "valid" for r in self.records)
+
+    def say(self, line: str):
+        """A line of text, above the progress bar where there is one."""
+        if self._bar is not None:
+            self._bar.write(line, file=self._stream)
+        else:
+            print(line, file=self._stream, flush=True)
+
+    def draw(self):
+        """Draws the losses so far into loss.png."""
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        for split, style in (("train", "-"), ("valid", "o-")):
+            points = [(r["step"], r["perplexity"]) for r in self.records if r["split"] == split]
+            if points:
+                axes.plot(*zip(*points), style, label=_SPLIT_NAMES[split], markersize=4)
+        axes.set(xlabel="step", ylabel="perplexity", yscale="log")
+        axes.grid(alpha=0.3, which="both")
+        if axes.lines:
+            axes.legend()
+        FigureCanvasAgg(figure)
+        temporary = f"{self.plot_path}.tmp"
+        figure.savefig(temporary, dpi=120, format="png")
+        os.replace(temporary, self.plot_path)
+
+    def close(self):
+        if self._bar is not None:
+            self._bar.close()
+        self._metrics.close()
+        self._events.close()
+
+    def _write(self, step, split, loss, **more):
+        record = {
+            "step": step,
+            "split": split,
+            "loss": loss,
+            "perplexity": _perplexity(loss),
+            **more,
+            "time": time.time(),
+        }
+        self.records.append(record)
+        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.flush()
+        with self._events.as_default(step=step):
+            for name in record.keys() - {"step", "split", "time"}:
+                tf.summary.scalar(f"{split}/{name}", record[name])
+
+
+def results_table(results: dict) -> str:
+    """The evaluated splits with the unigram model's perplexity beside the model's.
+
+    Args:
+      results: by split, each with `perplexity`, `unigram_perplexity`, `tokens`, `unknown_rate`.
+    """
+    lines = [f"{'split':12} {'perplexity':>12} {'unigram model':>15} {'tokens':>12} {'unknown':>9}"]
+    for split, row in results.items():
+        lines.append(
+            f"{_SPLIT_NAMES.get(split, split):12} {row['perplexity']:12,.2f} "
+            f"{row['unigram_perplexity']:15,.2f} {row['tokens']:12,} {row['unknown_rate']:9.2%}"
+        )
+    return "\n".join(["", *lines])
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 700.0))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {seconds:02}s"
+
+
+def _read_until(path: str, step: int) -> list[dict]:
+    records = []
+    if os.path.exists(path):
+        with open(path, encoding="utf-8") as lines:
+            for line in lines:
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    break  # the last line of a run that was killed while it wrote
+                if record["step"] <= step:
+                    records.append(record)
+    return records

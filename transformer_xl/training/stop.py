@@ -1,0 +1,29 @@
+"""Stopping by a signal without losing anything."""
+
+import signal
+
+
+class StopSignal:
+    """Remembers SIGTERM and SIGINT, so that a step ends before the run does."""
+
+    def __init__(self):
+        self._received = False
+        self._previous = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def _receive(self, number, frame):
+        del frame
+        self._received = True
+        # A second one ends the program at once.
+        signal.signal(number, signal.SIG_DFL)
+
+    def requested(self) -> bool:
+        """Whether one came."""
+        return self._received
+
+    def restore(self):
+        """Gives the signals back to whoever handled them before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)

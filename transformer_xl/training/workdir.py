@@ -1,0 +1,108 @@
+"""The record of a run in its directory, and whether another start fits it."""
+
+import dataclasses
+import json
+import os
+
+from transformer_xl.config import ModelConfig, TrainConfig
+
+_FILE = "config.json"
+# What a checkpoint's contents or the order of the data depend on; the rest may change on the way.
+_FIXED = ("seed", "batch_size", "segment_length", "optimizer", "precision")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What a run is made of.
+
+    Attributes:
+      model: its `ModelConfig`.
+      train: its `TrainConfig`, with no "auto" left.
+      data: what the vocabulary and the training text are, as JSON values.
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    data: dict
+
+    def write(self, directory: str):
+        """Records the run."""
+        os.makedirs(directory, exist_ok=True)
+        write_atomically(
+            os.path.join(directory, _FILE),
+            json.dumps(dataclasses.asdict(self), indent=2) + "\n",
+        )
+
+    def check(self, directory: str, model: ModelConfig, train: TrainConfig):
+        """Refuses to go on with other settings than those recorded.
+
+        Args:
+          directory: of the record, for the message.
+          model: the `ModelConfig` asked for; its vocabulary size is not compared.
+          train: the `TrainConfig` asked for.
+
+        Raises:
+          ValueError: if they differ where they must not.
+        """
+        pairs = [
+            (field.name, getattr(model, field.name), getattr(self.model, field.name))
+            for field in dataclasses.fields(ModelConfig)
+            if field.name != "vocab_size"
+        ]
+        pairs += [(name, getattr(train, name), getattr(self.train, name)) for name in _FIXED]
+        differences = [
+            f"{name} is {_shown(there)} there, {_shown(here)} now"
+            for name, here, there in pairs
+            if here != there and not (name == "precision" and here == "auto")
+        ]
+        if differences:
+            raise ValueError(
+                f"{directory} holds a run with other settings: {'; '.join(differences)}. Choose "
+                "another --workdir, or give the same flags to go on with this run."
+            )
+
+    def check_data(self, directory: str, data: dict):
+        """Refuses to go on with another text or vocabulary.
+
+        Raises:
+          ValueError: if they differ.
+        """
+        if data != self.data:
+            raise ValueError(
+                f"{directory} holds a run on other data: {self.data} there, {data} now. Choose "
+                "another --workdir, or give the same data to go on with this run."
+            )
+
+
+def read_record(directory: str) -> RunRecord | None:
+    """The record of a directory; None if no run was begun there.
+
+    Raises:
+      ValueError: if it cannot be read.
+    """
+    path = os.path.join(directory, _FILE)
+    if not os.path.exists(path):
+        return None
+    try:
+        with open(path, encoding="utf-8") as file:
+            record = json.load(file)
+        return RunRecord(
+            ModelConfig(**record["model"]), TrainConfig(**record["train"]), record["data"]
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}, which records a run's settings, cannot be read: {error}. Choose another "
+            "--workdir."
+        ) from error
+
+
+def write_atomically(path: str, text: str):
+    """Writes a file that appears whole or not at all."""
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(temporary, path)
+
+
+def _shown(value):
+    return ",".join(map(str, value)) or "none" if isinstance(value, tuple) else value
