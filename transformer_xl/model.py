@@ -62,9 +62,10 @@ class TransformerXL(keras.Model):
     """
 
     def __init__(self, config: ModelConfig, seed: int | None = None, **kwargs):
-        super().__init__(**kwargs)
+        # Checkpoints know variables by path, so no name may depend on what was made before.
+        super().__init__(**{"name": "transformer_xl", **kwargs})
         self.config = config
-        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.seed_generator = keras.random.SeedGenerator(seed, name="dropout_seed")
         shared = {"dtype": self.dtype_policy}
         tables = {
             "embed_dim": config.embedding_dim,

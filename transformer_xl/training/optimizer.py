@@ -132,4 +132,5 @@ def make_optimizer(config: TrainConfig) -> keras.Optimizer:
         cosine_from=config.cosine_from,
         min_ratio=config.min_learning_rate_ratio,
     )
-    return Adam(schedule, beta_1=0.9, beta_2=0.999, epsilon=1e-8)
+    # A name of its own: checkpoints know variables by path.
+    return Adam(schedule, beta_1=0.9, beta_2=0.999, epsilon=1e-8, name="optimizer")

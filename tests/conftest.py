@@ -1,0 +1,25 @@
+"""What every test finds set up."""
+
+import os
+import pathlib
+
+# Before TensorFlow is imported: the tests are for any machine, and say nothing about its GPU.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import pytest
+import tensorflow as tf
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _fresh_seed():
+    """Each test draws the same numbers whichever tests ran before it."""
+    keras.utils.set_random_seed(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _full_precision():
+    """On GPUs that would round the inputs of float32 products to 10 bits."""
+    tf.config.experimental.enable_tensor_float_32_execution(False)

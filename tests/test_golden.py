@@ -1,0 +1,84 @@
+"""The whole model against golden numbers of HuggingFace's TransfoXL; see golden/README.md.
+
+The NumPy oracles are compared with the same files in test_reference.py.
+"""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.reference import golden
+from transformer_xl.pretrained import assign_huggingface_weights, config_from_huggingface
+from transformer_xl.model import TransformerXL
+
+SEGMENTS, LENGTH = 4, 7
+FILES = sorted(golden.DIRECTORY.glob("transformer_xl_*.npz"))
+CASES = [path.stem.removeprefix("transformer_xl_") for path in FILES]
+
+
+@functools.cache
+def load(case):
+    with np.load(golden.DIRECTORY / f"transformer_xl_{case}.npz") as file:
+        return dict(file)
+
+
+def config_of(arrays):
+    return json.loads(str(arrays["config"]))
+
+
+def weights_of(arrays):
+    prefix = "weight/"
+    return {
+        name.removeprefix(prefix): value
+        for name, value in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+@functools.cache
+def model_of(case):
+    arrays = load(case)
+    model = TransformerXL(config_from_huggingface(config_of(arrays)))
+    assign_huggingface_weights(model, weights_of(arrays))
+    return model
+
+
+def assert_close(actual, expected):
+    """Within 5e-5 absolute or 1e-5 relative, whichever is larger."""
+    assert actual.shape == expected.shape
+    bound = np.maximum(5e-5, 1e-5 * np.abs(expected))
+    assert np.max(np.abs(np.asarray(actual, np.float64) - expected) / bound) < 1
+
+
+def test_every_golden_file_is_there():
+    assert len(CASES) == 9
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("case", CASES)
+def test_four_segments(case, jit_compile):
+    arrays, model = load(case), model_of(case)
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def step(tokens, targets, memory):
+        hidden, memory = model(tokens, memory)
+        nll = model.head.nll(hidden, targets)
+        return hidden, nll, model.head.log_prob(hidden[:, -1]), memory
+
+    tokens = arrays["tokens"].astype("int32")
+    memory = model.initial_memory(len(tokens))
+    for segment in range(SEGMENTS):
+        now = slice(segment * LENGTH, (segment + 1) * LENGTH)
+        inputs, targets = tokens[:, now], tokens[:, 1:][:, now]
+        hidden, nll, log_prob_last, memory = step(
+            tf.constant(inputs), tf.constant(targets), memory
+        )
+        assert_close(hidden, arrays[f"hidden_{segment}"])
+        assert_close(nll, arrays[f"nll_{segment}"])
+    assert step.experimental_get_tracing_count() == 1
+    for n, layer in enumerate(memory.hidden):
+        assert_close(layer, arrays[f"memory_{n}"])
+    assert_close(log_prob_last, arrays["log_prob_last"])

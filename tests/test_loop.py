@@ -1,0 +1,228 @@
+"""The training loop: resume, the best checkpoint, divergence, reports."""
+
+import io
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transformer_xl import ModelConfig, TrainConfig, TransformerXL
+from transformer_xl.training.checkpoints import Checkpoints
+from transformer_xl.training.evaluate import EvalResult, evaluate
+from transformer_xl.training.loop import DivergedError, train
+from transformer_xl.training.optimizer import make_optimizer
+from transformer_xl.training.report import Reporter, results_table
+from transformer_xl.training.steps import make_eval_step, make_train_step
+
+B, L, V, EPOCH = 3, 5, 37, 4
+MODEL = ModelConfig(
+    V,
+    num_layers=2,
+    model_dim=8,
+    num_heads=2,
+    feed_forward_dim=11,
+    cutoffs=(7, 19),
+    div_val=2,
+    memory_length=7,
+)
+CONFIG = TrainConfig(
+    batch_size=B,
+    segment_length=L,
+    max_steps=10,
+    warmup_steps=3,
+    report_every=1,
+    eval_every=4,
+    checkpoint_every=3,
+)
+
+
+def batch(step):
+    tokens = np.random.default_rng(step % EPOCH).integers(0, V, size=(B, L + 1)).astype("int32")
+    return tokens[:, :-1], tokens[:, 1:], np.ones((B, L), "float32")
+
+
+class Run:
+    """One start of a program that trains in `directory`; its model is made anew."""
+
+    def __init__(self, directory, config=CONFIG, stop_after=None, batch=batch):
+        keras.utils.set_random_seed(config.seed)
+        self.model = TransformerXL(MODEL, seed=config.seed)
+        optimizer = make_optimizer(config)
+        step = make_train_step(self.model, optimizer, config.clip_norm)
+        self.checkpoints = Checkpoints(str(directory / "checkpoints"), self.model, optimizer)
+        self.output = io.StringIO()
+        self.reporter = Reporter(
+            str(directory), self.checkpoints.last_step(), config.max_steps, self.output
+        )
+        eval_step = make_eval_step(self.model)
+        self.steps = []
+
+        def counted(*arguments):
+            self.steps.append(int(optimizer.iterations))
+            return step(*arguments)
+
+        self.done = train(
+            config,
+            counted,
+            lambda start: (batch(n) for n in range(start, config.max_steps)),
+            lambda n: n % EPOCH == 0,
+            lambda: evaluate(eval_step, [batch(100)], self.model.initial_memory(B)),
+            self.model.initial_memory(B),
+            self.checkpoints,
+            self.reporter,
+            lambda: stop_after is not None and len(self.steps) >= stop_after,
+        )
+        self.reporter.close()
+
+
+def curve(directory):
+    """What metrics.jsonl says, without the clock."""
+    clock = {"time", "seconds", "tokens_per_second"}
+    lines = (directory / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, Run(directory)
+
+
+def test_a_run_reports_evaluates_and_ends(whole):
+    directory, run = whole
+    assert run.done
+    assert run.steps == list(range(10))
+    reports = curve(directory)
+    assert [r["step"] for r in reports if r["split"] == "train"] == list(range(1, 11))
+    assert [r["step"] for r in reports if r["split"] == "valid"] == [4, 8, 10]
+    for report in reports:
+        assert report["perplexity"] == pytest.approx(np.exp(report["loss"]))
+    assert "step 10/10" in run.output.getvalue()
+    assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((directory / "tensorboard").glob("events*"))
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 5, 6])
+def test_stopped_and_started_again_is_bit_for_bit_the_same(whole, tmp_path, stop_after):
+    """Dropout, memory, moments, schedule and data go on where they were; 4 is an evaluation's."""
+    first = Run(tmp_path, stop_after=stop_after)
+    assert not first.done
+    second = Run(tmp_path)
+    assert second.done
+    assert first.steps + second.steps == list(range(10))
+    assert curve(tmp_path) == curve(whole[0])
+    for ours, theirs in zip(second.model.variables, whole[1].model.variables):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+
+
+def test_killed_between_checkpoints_repeats_the_lost_steps(whole, tmp_path):
+    def killed(step):
+        if step == 8:
+            raise KeyboardInterrupt
+        return batch(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        Run(tmp_path, batch=killed)
+    assert curve(tmp_path)[-1]["step"] == 8
+    again = Run(tmp_path)
+    assert again.steps == [6, 7, 8, 9]
+    assert curve(tmp_path) == curve(whole[0])
+
+
+def test_a_finished_run_trains_no_further(whole):
+    directory, _ = whole
+    before = curve(directory)
+    again = Run(directory)
+    assert again.done
+    assert again.steps == []
+    assert curve(directory) == before
+
+
+def test_every_variable_is_in_the_checkpoint(whole, tmp_path):
+    """Also dropout's seed, which tf.train.Checkpoint(model=...) leaves out."""
+    Run(tmp_path, stop_after=3)
+    saved = tf.train.load_checkpoint(str(tmp_path / "checkpoints"))
+    shapes = [tuple(shape) for shape in saved.get_variable_to_shape_map().values()]
+    names = "\n".join(saved.get_variable_to_shape_map())
+    for variable in whole[1].model.variables:
+        assert variable.path.replace("/", ".S") in names, variable.path
+        assert tuple(variable.shape) in shapes
+    assert "seed_generator_state" in names
+    for part in ("memory/hidden/1", "memory/valid", "best/nll", "step", "iteration"):
+        assert part in names, part
+
+
+def test_memory_is_forgotten_where_the_streams_begin_again(tmp_path):
+    run = Run(tmp_path, TrainConfig(**{**CONFIG.__dict__, "max_steps": EPOCH + 1}))
+    memory = run.model.initial_memory(B)
+    restored = run.checkpoints.restore(memory)
+    # One segment of the second epoch, though five went before.
+    np.testing.assert_array_equal(restored.valid, [L] * B)
+
+
+def test_the_best_weights_are_kept(tmp_path):
+    model = TransformerXL(MODEL)
+    checkpoints = Checkpoints(str(tmp_path), model)
+    with pytest.raises(FileNotFoundError, match="no best checkpoint"):
+        checkpoints.restore_best()
+    table = model.embedding.tables[0]
+    kept = table.numpy()
+    assert checkpoints.save_if_best(1, 3.0)
+    table.assign(kept + 1)
+    for step, nll in ((2, 3.0), (3, 3.5), (4, float("nan"))):
+        assert not checkpoints.save_if_best(step, nll)
+    other = TransformerXL(MODEL)
+    again = Checkpoints(str(tmp_path), other)
+    again.restore_best()
+    np.testing.assert_array_equal(other.embedding.tables[0].numpy(), kept)
+    assert int(again.best_step) == 1
+    assert float(again.best_nll) == 3.0
+
+
+@pytest.mark.parametrize("report_every", [1, 50])
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path, report_every):
+    def poisoned(step):
+        tokens, targets, weights = batch(step)
+        return tokens, targets, weights * (np.nan if step == 4 else 1)
+
+    config = TrainConfig(**{**CONFIG.__dict__, "report_every": report_every})
+    with pytest.raises(DivergedError, match=r"no longer finite at step [56].*learning_rate"):
+        Run(tmp_path, config, batch=poisoned)
+    # The state from before is untouched.
+    good = Run(tmp_path, TrainConfig(**{**CONFIG.__dict__, "max_steps": 3}))
+    assert all(np.isfinite(variable.numpy()).all() for variable in good.model.weights)
+
+
+def test_evaluation_weighs_tokens_and_sums_in_float64():
+    calls = []
+
+    def step(tokens, targets, weights, memory):
+        calls.append(memory)
+        sums = (tf.constant(float(tokens)), tf.constant(float(weights)))
+        return memory + 1, sums
+
+    result = evaluate(step, [(3e7, 0, 1.5e7), (1, 0, 1), (0, 0, 0)], memory=0)
+    assert calls == [0, 1, 2]
+    assert result == EvalResult(30000001 / 15000001, 15000001)
+    with pytest.raises(ValueError, match="no batches"):
+        evaluate(step, [], 0)
+    with pytest.raises(ValueError, match="weight is 0"):
+        evaluate(step, [(0, 0, 0)], 0)
+
+
+def test_figures_by_hand():
+    """Four tokens of ln 8 nats, for three words and eight characters."""
+    figures = EvalResult(np.log(8), 4).figures(num_words=3, num_characters=8)
+    assert figures["perplexity"] == pytest.approx(8)
+    assert figures["perplexity_per_word"] == pytest.approx(16)
+    assert figures["bits_per_character"] == pytest.approx(1.5)
+
+
+def test_results_table():
+    row = {"perplexity": 12.345, "unigram_perplexity": 678.9, "tokens": 1234, "unknown_rate": 0.0125}
+    lines = results_table({"valid": row}).splitlines()
+    assert lines[-1].split() == ["validation", "12.35", "678.90", "1,234", "1.25%"] or lines[
+        -1
+    ].split() == ["validation", "12.34", "678.90", "1,234", "1.25%"]
