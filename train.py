@@ -10,7 +10,6 @@ it stopped. Exit codes: 0 done; 1 failed; 2 wrong use or bad input; 75 stopped b
 saving.
 """
 
-import dataclasses
 import json
 import math
 import os
@@ -20,8 +19,7 @@ import textwrap
 
 import keras
 import numpy as np
-import tensorflow as tf
-from absl import app
+from absl import app, logging
 from absl import flags as absl_flags
 
 import flags
@@ -36,9 +34,10 @@ from data_utils import (
     unigram_nll,
 )
 from transformer_xl import TransformerXL
-from transformer_xl.config import check_lengths
+from transformer_xl.config import evaluation_lengths
 from transformer_xl.generate import generate
 from transformer_xl.training.checkpoints import Checkpoints
+from transformer_xl.training.devices import resolve_auto
 from transformer_xl.training.evaluate import EvalResult, evaluate
 from transformer_xl.training.loop import DivergedError, train
 from transformer_xl.training.optimizer import make_optimizer
@@ -56,6 +55,8 @@ _SAMPLE_WORDS = 60
 
 def main(argv):
     del argv  # refused by parse_flags
+    if not absl_flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TensorFlow tells much of its own saving
     try:
         run = {"train": _set_up_training, "eval": _set_up_eval, "generate": _set_up_generate}[
             flags.MODE.value
@@ -89,11 +90,11 @@ def _set_up_training():
     """Checks everything that can be checked, prepares the data; returns what trains."""
     directory = flags.workdir()
     model_config, train_config = flags.model_config(), flags.train_config()
-    eval_lengths = _eval_lengths(model_config, train_config)
+    eval_lengths = evaluation_lengths(model_config, train_config)
     record = read_record(directory)
     if record is not None:
         record.check(directory, model_config, train_config)
-    train_config = _resolve(train_config, record)
+    train_config = resolve_auto(train_config, record and record.train)
     _say(f"run directory {directory}")
     corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value)
     data = prepare(
@@ -171,8 +172,8 @@ def _train(directory, model_config, config, eval_lengths, data, segments):
 
 def _set_up_eval():
     directory, record = _recorded_run()
-    config = _resolve(flags.train_config(), record)
-    lengths = _eval_lengths(record.model, config)
+    config = resolve_auto(flags.train_config(), record.train)
+    lengths = evaluation_lengths(record.model, config)
     data = open_prepared(os.path.join(directory, "data"))
     record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})
     splits = tuple(split for split in data.splits if split != "train")
@@ -198,7 +199,7 @@ def _set_up_eval():
 
 def _set_up_generate():
     directory, record = _recorded_run()
-    config = _resolve(flags.train_config(), record)
+    config = resolve_auto(flags.train_config(), record.train)
     vocabulary = WordVocabulary.load(os.path.join(directory, "vocabulary"))
     if flags.TOP_P.value <= 0:
         raise ValueError("--top_p must be above 0. Received: 0. Use --temperature=0 instead.")
@@ -302,35 +303,6 @@ def _best_model(directory, record, config):
     except FileNotFoundError as error:
         _fail(f"error: {error}", 2)
     return model
-
-
-def _resolve(config, record):
-    """Decides what is "auto": as recorded where a run goes on, else by the device."""
-    gpus = tf.config.list_physical_devices("GPU")
-    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-    has_bfloat16 = bool(gpus) and all(
-        d.get("compute_capability", (0, 0)) >= (8, 0) for d in details
-    )
-    auto = {
-        "precision": "bfloat16" if has_bfloat16 else "float32",
-        "jit_compile": "true" if gpus else "false",
-    }
-    if record is not None:
-        auto = {name: getattr(record.train, name) for name in auto}
-    chosen = {name: auto[name] for name in auto if getattr(config, name) == "auto"}
-    return dataclasses.replace(config, **chosen)
-
-
-def _eval_lengths(model_config, config) -> dict:
-    """Memory and attention in evaluation: the model's, where nothing else is asked for."""
-    lengths = {
-        name: getattr(model_config, name)
-        if getattr(config, f"eval_{name}") is None
-        else getattr(config, f"eval_{name}")
-        for name in ("memory_length", "clamp_length", "same_length")
-    }
-    check_lengths(**lengths)
-    return lengths
 
 
 def _generate(model, vocabulary, prompt, seed, num_tokens, num_samples=1, **settings):

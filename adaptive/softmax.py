@@ -10,6 +10,7 @@ import tensorflow as tf
 from .clusters import Clusters, per_cluster, projected
 from .cross_entropy import Rows, linear_loss, linear_nll
 from .initializers import fresh
+from .tying import check_tie
 
 
 @keras.saving.register_keras_serializable(package="adaptive")
@@ -105,39 +106,7 @@ class AdaptiveSoftmax(keras.layers.Layer):
         self.bind_projections = per_cluster(
             tied if bind_projections is None else bind_projections, num_clusters, "bind_projections"
         )
-        self._check_tie()
-
-    def _check_tie(self):
-        embedding = self.tied_to
-        if embedding is None:
-            if any(self.bind_embeddings) or any(self.bind_projections):
-                raise ValueError(
-                    "bind_embeddings and bind_projections need the layer whose weights are to be "
-                    "used. Received: tied_to=None. Pass tied_to=<the AdaptiveEmbedding>."
-                )
-            return
-        for what, own, other in (
-            ("clusters", self.clusters, embedding.clusters),
-            ("cluster widths", self.widths, embedding.widths),
-        ):
-            if own != other:
-                raise ValueError(
-                    f"An AdaptiveSoftmax and the embedding it is tied to must have the same {what}."
-                    f" Received: {own} here and {other} in the embedding."
-                )
-        for i, (bind, own) in enumerate(zip(self.bind_projections, self.projected)):
-            if bind and own and not embedding.projected[i]:
-                raise ValueError(
-                    f"Cluster {i} has a projection here and none in the embedding to bind it to. "
-                    "Give both layers the same force_projection, or leave this cluster out of "
-                    "bind_projections."
-                )
-            if bind and own and embedding.output_dim != self.input_dim:
-                raise ValueError(
-                    "Binding projections needs hidden states as wide as the embedding's result. "
-                    f"Received: input_dim={self.input_dim} here, output_dim="
-                    f"{embedding.output_dim} in the embedding. Set bind_projections=False."
-                )
+        check_tie(self)
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it

@@ -54,19 +54,14 @@ def compute(inputs, table, bias, targets, weights, run=None, order=None, chunk_r
     """By both functions: nll and its three gradients, the scaled loss and its three."""
     rows = None if run is None else Rows(order, run[0], run[1])
     sources = (inputs, table, bias)
-    with tf.GradientTape(persistent=True) as tape:
+    with tf.GradientTape() as tape:
         tape.watch(sources)
         nll = linear_nll(*sources, targets, rows, chunk_rows)
+    by_nll = tape.gradient(nll, sources, output_gradients=weights)
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
         loss = SCALE * linear_loss(*sources, targets, weights, rows, chunk_rows)
-    return (
-        (nll, *tape.gradient(nll, sources, output_gradients=weights)),
-        (loss, *tape.gradient(loss, sources)),
-    )
-
-
-@functools.cache
-def compiled(chunk_rows, jit_compile):
-    return tf.function(functools.partial(compute, chunk_rows=chunk_rows), jit_compile=jit_compile)
+    return (nll, *by_nll), (loss, *tape.gradient(loss, sources))
 
 
 def check(actual, data, chosen=None, rtol=1e-5, atol=3e-6):
@@ -80,90 +75,230 @@ def check(actual, data, chosen=None, rtol=1e-5, atol=3e-6):
         np.testing.assert_allclose(other, SCALE * gradient, rtol, SCALE * atol)
 
 
+def tensors(*arrays):
+    return [tf.constant(array) for array in arrays]
+
+
+def permutation(num_rows=T):
+    return np.random.default_rng(1).permutation(num_rows).astype(np.int32)
+
+
 # 37 is no multiple of 8: the last chunk has 5 rows and 3 repeated ones. 41 is more than there are.
-@pytest.mark.parametrize(
-    ("chunk_rows", "jit_compile"), [(1, False), (8, False), (41, False), (None, False), (8, True)]
-)
-def test_all_rows(chunk_rows, jit_compile):
-    data = draw()
-    check(compiled(chunk_rows, jit_compile)(*map(tf.constant, data)), data)
-
-
-@pytest.mark.parametrize(
-    ("chunk_rows", "jit_compile"), [(1, False), (8, False), (41, False), (None, False), (8, True)]
-)
-def test_chosen_rows(chunk_rows, jit_compile):
-    data = draw()
-    order = np.random.default_rng(1).permutation(T).astype(np.int32)
+@pytest.mark.parametrize("chunk_rows", [1, 8, 41, None])
+def test_eager_calls(chunk_rows):
+    data, order = draw(), permutation()
+    check(compute(*tensors(*data), chunk_rows=chunk_rows), data)
     for start, count in RUNS:
-        actual = compiled(chunk_rows, jit_compile)(
-            *map(tf.constant, data), (tf.constant(start), tf.constant(count)), tf.constant(order)
-        )
+        actual = compute(*tensors(*data), (start, count), tf.constant(order), chunk_rows)
         check(actual, data, order[start : start + count])
 
 
-def test_eager_calls():
-    data = draw()
-    order = np.random.default_rng(1).permutation(T).astype(np.int32)
-    tensors = [*map(tf.constant, data)]
-    check(compute(*tensors, chunk_rows=8), data)
-    check(compute(*tensors, (5, 9), order, chunk_rows=8), data, order[5:14])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_compiled_calls(jit_compile):
+    @tf.function(jit_compile=jit_compile)
+    def both(*arguments):
+        return compute(*arguments[:5], chunk_rows=8), compute(*arguments, chunk_rows=8)
+
+    data, order = draw(), permutation()
+    for start, count in RUNS:
+        run = tuple(tensors(start, count))
+        every, chosen = both(*tensors(*data), run, tf.constant(order))
+        check(every, data)
+        check(chosen, data, order[start : start + count])
 
 
 @pytest.mark.parametrize("chunk_rows", [8, None])
 def test_a_number_of_rows_known_only_at_run_time(chunk_rows):
     row, scalar = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)
+    matrices = [tf.TensorSpec([None, E]), tf.TensorSpec([V, E]), tf.TensorSpec([V])]
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([None, E]),
-            tf.TensorSpec([V, E]),
-            tf.TensorSpec([V]),
-            row,
-            tf.TensorSpec([None]),
-            (scalar, scalar),
-            row,
-        ]
-    )
+    @tf.function(input_signature=[*matrices, row, tf.TensorSpec([None]), (scalar, scalar), row])
     def both(*arguments):
-        return (
-            compute(*arguments[:5], chunk_rows=chunk_rows),
-            compute(*arguments, chunk_rows=chunk_rows),
-        )
+        every = compute(*arguments[:5], chunk_rows=chunk_rows)
+        return every, compute(*arguments, chunk_rows=chunk_rows)
 
-    for num_rows, run in ((T, (5, 17)), (3, (1, 2)), (101, (100, 1)), (101, (0, 101))):
-        data = draw(num_rows)
-        order = np.random.default_rng(1).permutation(num_rows).astype(np.int32)
-        run_tensors = tuple(map(tf.constant, run))
-        every, chosen = both(*map(tf.constant, data), run_tensors, tf.constant(order))
+    for num_rows, (start, count) in ((T, (5, 17)), (3, (1, 2)), (101, (100, 1)), (101, (0, 101))):
+        data, order = draw(num_rows), permutation(num_rows)
+        every, chosen = both(*tensors(*data), tuple(tensors(start, count)), tf.constant(order))
         check(every, data)
-        check(chosen, data, order[run[0] : run[0] + run[1]])
+        check(chosen, data, order[start : start + count])
 
 
-@pytest.mark.parametrize("few", [False, True])
-def test_chunks_are_no_larger_than_the_rows_need(few, monkeypatch):
-    """Also where their number is known only at run time: 7 rows are one chunk of 8."""
-    seen = []
+@pytest.fixture
+def chunk_sizes(monkeypatch):
+    """The rows of each chunk that is computed, as it runs."""
+    sizes = []
     chunk = cross_entropy._chunk
 
+    def record(inputs):
+        sizes.append(len(inputs))
+        return inputs
+
     def spy(inputs, *rest):
-        seen.append(tf.shape(inputs)[0])
-        return chunk(inputs, *rest)
+        recorded = tf.numpy_function(record, [inputs], inputs.dtype)
+        return chunk(tf.ensure_shape(recorded, inputs.shape), *rest)
 
     monkeypatch.setattr(cross_entropy, "_chunk", spy)
+    return sizes
 
-    def sizes(inputs, table, bias, targets):
-        seen.clear()
-        num_rows = tf.shape(inputs)[0]
-        rows = Rows(tf.range(num_rows), tf.constant(0), num_rows) if few else None
 
-        def size_of_chunks():
-            # The shape belongs to the body of a loop: what leaves it is the sum over chunks.
-            nll = linear_nll(inputs, table, bias, targets, rows)
-            return nll, seen[-1]
+@pytest.mark.parametrize("num_rows_known", [True, False])
+@pytest.mark.parametrize("rows_given", [False, True])
+def test_few_rows_are_one_small_chunk(chunk_sizes, num_rows_known, rows_given):
+    num_rows = 7 if num_rows_known else None
 
-        return size_of_chunks()
+    @tf.function(input_signature=[tf.TensorSpec([num_rows, E])])
+    def nll(inputs):
+        size = tf.shape(inputs)[0]
+        rows = Rows(tf.range(size), tf.constant(0), size) if rows_given else None
+        return linear_nll(inputs, tf.ones([V, E]), tf.zeros([V]), tf.zeros([size], tf.int32), rows)
 
-    inputs, table, bias, targets, _ = draw(7)
-    _, static = sizes(*map(tf.constant, (inputs, table, bias, targets)))
-    assert static <= 8
+    nll(tf.ones([7, E]))
+    assert len(chunk_sizes) == 1
+    assert chunk_sizes[0] <= 8
+
+
+def test_the_price_is_that_of_the_chosen_rows(chunk_sizes):
+    inputs, table, bias, targets, weights = tensors(*draw(641))
+    for count, num_chunks in ((0, 0), (3, 1), (64, 1), (65, 2)):
+        chunk_sizes.clear()
+        rows = Rows(tf.range(641), tf.constant(0), tf.constant(count))
+        linear_loss(inputs, table, bias, targets, weights, rows)
+        assert chunk_sizes == [64] * num_chunks
+
+
+def test_the_logits_of_a_chunk_are_bounded(chunk_sizes, monkeypatch):
+    monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 4 * 16 * V)
+    data = draw()
+    check(compute(*tensors(*data)), data)
+    assert set(chunk_sizes) == {16}
+
+
+def test_bfloat16_products():
+    """The sum over the words, and the losses, stay in float32: only products are rounded.
+
+    A logit is then off by at most 2**-8 of the largest one, half a unit in the last of 8 bits; a
+    loss by twice that, for the target's logit and for the log of the sum. A softmax in bfloat16
+    would be off by 2**-8 of log(2,003), 30 times the bound.
+    """
+    random = np.random.default_rng(0)
+    num_words = 2003
+    table = tf.cast(random.normal(size=(num_words, E)) * 0.03, tf.bfloat16)
+    inputs = tf.cast(random.normal(size=(T, E)), tf.bfloat16)
+    bias = np.full(num_words, 1.001, np.float32)  # 1 in bfloat16
+    bias[::2] = 0
+    targets = random.integers(0, num_words, T).astype(np.int32)
+    weights = np.ones(T, np.float32)
+    arguments = (inputs, tf.cast(table, tf.float32), *tensors(bias, targets, weights))
+
+    (nll, *by_nll), (loss, *by_loss) = compute(*arguments, chunk_rows=8)
+    data = [np.float64(inputs), np.float64(table), bias, targets, weights]
+    expected_nll, *gradients = expected(*data)
+    bound = 2 * 2**-8 * np.abs(data[0] @ data[1].T).max()
+    assert bound < 2**-8 * np.log(num_words) / 5
+    assert nll.dtype == loss.dtype == tf.float32
+    np.testing.assert_allclose(nll, expected_nll, rtol=0, atol=bound)
+    np.testing.assert_allclose(loss, SCALE * expected_nll.sum(), rtol=0, atol=SCALE * T * bound)
+    # Slopes are rounded to 8 bits, and so is the inputs' gradient after the product.
+    sizes = [np.abs(gradient).max() for gradient in gradients]
+    for gradients_of_one, scale in ((by_nll, 1), (by_loss, SCALE)):
+        assert [g.dtype for g in gradients_of_one] == [tf.bfloat16, tf.float32, tf.float32]
+        for one, gradient, size in zip(gradients_of_one, gradients, sizes):
+            np.testing.assert_allclose(
+                np.float64(one) / scale, gradient, rtol=2**-7, atol=2**-7 * size
+            )
+
+
+@pytest.mark.parametrize("function", ["linear_nll", "linear_loss"])
+def test_tapes_do_not_see_the_chunks(function, monkeypatch):
+    """A tape that did would keep the logits of them all, in eager calls."""
+    seen = []
+    chunk = cross_entropy._chunk
+    monkeypatch.setattr(
+        cross_entropy, "_chunk", lambda inputs, *rest: seen.append(inputs) or chunk(inputs, *rest)
+    )
+    inputs, table, bias, targets, weights = tensors(*draw())
+    more = (weights,) if function == "linear_loss" else ()
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        getattr(cross_entropy, function)(inputs, table, bias, targets, *more, chunk_rows=8)
+    assert len(seen) == 5
+    assert [tape.gradient(inputs_of_chunk, inputs) for inputs_of_chunk in seen] == [None] * 5
+
+
+def test_persistent_tapes_compile():
+    data = draw()
+
+    @tf.function(jit_compile=True)
+    def gradients(inputs, table, bias, targets, weights):
+        with tf.GradientTape(persistent=True) as tape:
+            tape.watch(table)
+            loss = linear_loss(inputs, table, bias, targets, weights, chunk_rows=8)
+        return tape.gradient(loss, table)
+
+    np.testing.assert_allclose(gradients(*tensors(*data)), expected(*data)[2], 1e-5, 3e-6)
+
+
+def test_huge_logits():
+    inputs, *rest = draw()
+    data = (inputs * 1e4, *rest)
+    actual = compute(*tensors(*data), chunk_rows=8)
+    check(actual, data, rtol=1e-5, atol=2e-2)
+    assert np.max(actual[0][0]) > 1e4
+
+
+def test_weights_have_no_gradient():
+    inputs, table, bias, targets, weights = tensors(*draw())
+
+    def gradient(weights):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            loss = linear_loss(inputs, table, bias, targets, weights, chunk_rows=8)
+        return tape.gradient(loss, weights, unconnected_gradients="zero")
+
+    np.testing.assert_array_equal(gradient(weights), np.zeros(T))
+    np.testing.assert_array_equal(tf.function(gradient)(weights), np.zeros(T))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_second_derivatives_of_nll(jit_compile):
+    """Against (diag(p) - p p') between the tables, the curvature of a log-sum-exp."""
+    inputs, table, bias, targets, weights = data = draw()
+    direction = np.random.default_rng(2).normal(size=(T, E)).astype(np.float32)
+
+    @tf.function(jit_compile=jit_compile)
+    def product(inputs, direction):
+        with tf.GradientTape() as outer:
+            outer.watch(inputs)
+            with tf.GradientTape() as inner:
+                inner.watch(inputs)
+                nll = linear_nll(inputs, *tensors(table, bias, targets), chunk_rows=8)
+                total = tf.reduce_sum(weights * nll)
+            gradient = inner.gradient(total, inputs)
+        return outer.gradient(gradient, inputs, output_gradients=direction)
+
+    inputs, table, bias, _, weights = (np.float64(array) for array in data)
+    p = np.exp(log_softmax(inputs @ table.T + bias))
+    along = direction @ table.T
+    curved = p * (along - np.sum(p * along, -1, keepdims=True)) * weights[:, None]
+    np.testing.assert_allclose(
+        product(*tensors(data[0], direction)), curved @ table, rtol=1e-5, atol=3e-6
+    )
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, functools.partial(tf.function, autograph=False)])
+def test_the_fused_loss_refuses_second_derivatives(wrap):
+    """Its stored gradients look like constants: the second derivative would be 0, in silence."""
+    inputs, table, bias, targets, weights = tensors(*draw())
+
+    def curvature(inputs):
+        with tf.GradientTape() as outer:
+            outer.watch(inputs)
+            with tf.GradientTape() as inner:
+                inner.watch(inputs)
+                loss = linear_loss(inputs, table, bias, targets, weights, chunk_rows=8)
+            gradient = inner.gradient(loss, inputs)
+        return outer.gradient(gradient, inputs)
+
+    with pytest.raises(LookupError, match="no second derivative: use nll"):
+        wrap(curvature)(inputs)

@@ -1,4 +1,4 @@
-"""The command line: every flag has a field and every field a flag; recipes say what was published."""
+"""The command line: every flag has a field, every field a flag; recipes are as published."""
 
 import dataclasses
 import json

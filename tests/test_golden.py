@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from tests.reference import golden
-from transformer_xl.pretrained import assign_huggingface_weights, config_from_huggingface
 from transformer_xl.model import TransformerXL
+from transformer_xl.pretrained import assign_huggingface_weights, config_from_huggingface
 
 SEGMENTS, LENGTH = 4, 7
 FILES = sorted(golden.DIRECTORY.glob("transformer_xl_*.npz"))
@@ -73,9 +73,7 @@ def test_four_segments(case, jit_compile):
     for segment in range(SEGMENTS):
         now = slice(segment * LENGTH, (segment + 1) * LENGTH)
         inputs, targets = tokens[:, now], tokens[:, 1:][:, now]
-        hidden, nll, log_prob_last, memory = step(
-            tf.constant(inputs), tf.constant(targets), memory
-        )
+        hidden, nll, log_prob_last, memory = step(tf.constant(inputs), tf.constant(targets), memory)
         assert_close(hidden, arrays[f"hidden_{segment}"])
         assert_close(nll, arrays[f"nll_{segment}"])
     assert step.experimental_get_tracing_count() == 1

@@ -207,6 +207,23 @@ class TrainConfig:
             )
 
 
+def evaluation_lengths(model: ModelConfig, train: TrainConfig) -> dict:
+    """Memory and attention in evaluation: the model's, where nothing else is asked for.
+
+    Returns:
+      `memory_length`, `clamp_length` and `same_length`, by name.
+
+    Raises:
+      ValueError: if they do not fit together.
+    """
+    lengths = {}
+    for name in ("memory_length", "clamp_length", "same_length"):
+        own = getattr(train, f"eval_{name}")
+        lengths[name] = getattr(model, name) if own is None else own
+    check_lengths(**lengths)
+    return lengths
+
+
 def check_lengths(memory_length: int, clamp_length: int, same_length: bool):
     """The rules on what attention reaches, in training and in evaluation.
 

@@ -1,0 +1,213 @@
+"""The whole model against the NumPy oracle, and what makes it a causal, tied Keras model.
+
+What memory promises is in test_memory.py, golden numbers in test_golden.py.
+
+B batch, L segment length, V vocabulary.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.reference import adaptive as adaptive_oracle
+from tests.reference import transformer_xl as oracle
+from transformer_xl import ModelConfig, TransformerXL
+
+CONFIG = ModelConfig(
+    vocab_size=23,
+    num_layers=2,
+    model_dim=14,
+    num_heads=3,
+    head_dim=5,
+    feed_forward_dim=11,
+    cutoffs=(5, 13),
+    div_val=2,
+    memory_length=7,
+    # Evaluation must not drop.
+    dropout=0.3,
+    attention_dropout=0.2,
+)
+RNG = np.random.default_rng(5)
+TOKENS = RNG.integers(0, 23, [2, 19]).astype(np.int32)
+TARGETS = RNG.integers(0, 23, [2, 19]).astype(np.int32)
+WEIGHTS = RNG.uniform(0.1, 2, [2, 19]).astype(np.float32)
+
+
+def make(**changes):
+    """A model with random weights, every one of them far from where it starts."""
+    keras.utils.set_random_seed(1)
+    changes = {"tie_projections": "all_but_head", **changes}
+    policy = changes.pop("dtype", None)
+    model = TransformerXL(dataclasses.replace(CONFIG, **changes), seed=2, dtype=policy)
+    rng = np.random.default_rng(3)
+    for variable in model.trainable_variables:
+        mean = 1.0 if variable.name == "gamma" else 0.0
+        variable.assign(rng.normal(mean, 0.3, variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make()
+
+
+def float64(variable):
+    return None if variable is None else np.asarray(variable, np.float64)
+
+
+def oracle_weights(model, read=float64):
+    """The model's weights as the two oracles take them."""
+
+    def named(layer, *names):
+        return {name: read(getattr(layer, name)) for name in names}
+
+    blocks = []
+    for block in model.blocks:
+        inner = block.inner
+        if block.attends:
+            key, value = np.split(read(inner.key_value_kernel), 2, 1)
+            weights = {
+                "query": read(inner.query_kernel),
+                "key": key,
+                "value": value,
+                "position": read(inner.position_kernel),
+                "output": read(inner.output_kernel),
+                "content_bias": read(inner.biases.content),
+                "position_bias": read(inner.biases.position),
+            }
+        else:
+            weights = named(inner, "inner_kernel", "inner_bias", "outer_kernel", "outer_bias")
+        blocks.append({**weights, **named(block.norm, "gamma", "beta")})
+
+    def adaptive(layer, *names):
+        return {name: [read(variable) for variable in getattr(layer, name)] for name in names}
+
+    final = model.final_norm and named(model.final_norm, "gamma", "beta")
+    body = adaptive(model.embedding, "tables", "projections")
+    head = adaptive(model.head, "tables", "projections", "biases")
+    return (
+        {**body, "blocks": blocks, "final_norm": final},
+        {**head, **named(model.head, "cluster_kernel", "cluster_bias")},
+    )
+
+
+def oracle_settings(config):
+    return {
+        name: getattr(config, name)
+        for name in (
+            "num_heads",
+            "head_dim",
+            "clamp_length",
+            "same_length",
+            "layer_norm",
+            "layer_norm_epsilon",
+            "block_pattern",
+        )
+    }
+
+
+def assert_close(actual, expected, atol=1e-5):
+    np.testing.assert_allclose(np.asarray(actual, np.float64), expected, rtol=1e-5, atol=atol)
+
+
+def check_against_oracle(model, memory, segment_lengths=(5, 3, 11), **lengths):
+    """Segments of different lengths; after the first, row 1 begins anew."""
+    weights, head = oracle_weights(model)
+    settings = {**oracle_settings(model.config), **lengths}
+    expected_memory = [np.asarray(layer, np.float64) for layer in memory.hidden]
+    valid = memory.valid.numpy()
+    start = 0
+    for length in segment_lengths:
+        tokens, targets = TOKENS[:, start : start + length], TARGETS[:, start : start + length]
+        start += length
+        expected = oracle.forward(tokens, weights, expected_memory, valid, **settings)
+        nll, _ = model.nll(tokens, targets, memory, **lengths)
+        log_prob, _ = model.log_prob(tokens, memory, **lengths)
+        hidden, memory = model(tokens, memory, **lengths)
+        assert_close(hidden, expected.hidden)
+        assert_close(nll, adaptive_oracle.nll(expected.hidden, targets, **head))
+        assert_close(log_prob, adaptive_oracle.log_prob(expected.hidden, **head))
+        memory = memory.reset(np.array([False, start == segment_lengths[0]]))
+        expected_memory, valid = expected.memory, expected.valid
+        if start == segment_lengths[0]:
+            valid[1] = 0
+            for layer in expected_memory:
+                layer[1] = 0
+        np.testing.assert_array_equal(memory.valid, valid)
+        for layer, expected_layer in zip(memory.hidden, expected_memory):
+            assert_close(layer, expected_layer)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_heads": 7, "head_dim": None},
+        {"memory_start": "zeros"},
+        {"clamp_length": 1},
+        {"clamp_length": 4, "memory_start": "zeros"},
+        {"same_length": True},
+        {"same_length": True, "memory_start": "zeros"},
+        {"same_length": True, "memory_length": 1},
+        {"memory_length": 0},
+        {"memory_length": 17},
+        {"layer_norm": "pre", "layer_norm_epsilon": 0.1},
+        {"layer_norm": "pre", "final_norm": True},
+        {"final_norm": True, "layer_norm_epsilon": 0.1},
+        {"untie_position_biases": False},
+        {"block_pattern": "aaff"},
+        {"block_pattern": "afffa", "untie_position_biases": False},
+        {"block_pattern": "fafaf", "layer_norm": "pre"},
+        {"block_pattern": "aa"},
+        {"cutoffs": (), "div_val": 1},
+        {"div_val": 1},
+        {"div_val": 1, "embedding_dim": 6},
+        {"div_val": 1, "force_projection": True, "tie_projections": "none"},
+        {"embedding_dim": 17, "tie_tables": False, "tie_projections": "all"},
+        {"cutoffs": (2, 3, 19), "div_val": 1.5, "tie_projections": (True, False, True, False)},
+    ],
+    ids=lambda changes: "-".join(f"{k}={v}" for k, v in changes.items()) or "default",
+)
+def test_against_oracle(changes):
+    model = make(**changes)
+    check_against_oracle(model, model.initial_memory(2))
+
+
+def test_lengths_of_the_call_win_over_the_configuration(model):
+    check_against_oracle(model, model.initial_memory(2, 4), clamp_length=2, same_length=True)
+
+
+@pytest.mark.parametrize("layer_norm", ["post", "pre"])
+def test_gradients_against_differences_of_the_oracle(layer_norm):
+    model = make(layer_norm=layer_norm, final_norm=True, untie_position_biases=False)
+    # Every cluster occurs in both, so that every weight has a gradient.
+    tokens = np.array([[0, 7, 19, 3], [20, 4, 11, 0]])
+    targets, weights = tokens[::-1, ::-1], WEIGHTS[:, :4]
+    _, memory = model(TOKENS[:, :5])
+    variables = model.trainable_variables
+    with tf.GradientTape() as tape:
+        loss, _ = model.loss(tokens, targets, weights, memory, training=False)
+    gradients = tape.gradient(loss, [variable.value for variable in variables])
+    remembered = [float64(layer) for layer in memory.hidden]
+
+    def oracle_loss(moved, by):
+        # Memory is a constant, but the weights that read it are not.
+        def read(variable):
+            return float64(variable) + by if variable is moved else float64(variable)
+
+        body, head = oracle_weights(model, read)
+        settings = oracle_settings(model.config)
+        output = oracle.forward(tokens, body, remembered, memory.valid.numpy(), **settings)
+        return np.sum(weights * adaptive_oracle.nll(output.hidden, targets, **head))
+
+    rng = np.random.default_rng(7)
+    for variable, gradient in zip(variables, gradients):
+        step = 1e-5 * rng.choice([-1.0, 1.0], variable.shape)
+        slope = (oracle_loss(variable, step) - oracle_loss(variable, -step)) / 2e-5
+        gradient = float64(tf.convert_to_tensor(gradient))
+        norm = np.linalg.norm(gradient)
+        assert norm > 1e-3, variable.path
+        assert abs(np.sum(gradient * step) / 1e-5 - slope) < 1e-5 * norm, variable.path
