@@ -25,7 +25,7 @@ train: $(READY)
 	$(RUN) train.py
 
 test: $(READY)
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
 
 slow: $(READY)
 	$(RUN) -m pytest -m slow

@@ -155,8 +155,15 @@ def _train(directory, model_config, config, eval_lengths, data, segments):
         _fail("stopped by a signal; the state is saved: start again to go on", _STOPPED)
     stop.restore()
 
+    _say(f"evaluating the best weights, those of step {int(checkpoints.best_step):,}")
     checkpoints.restore_best()
-    results = {split: evaluator.report(split) for split in data.splits if split != "train"}
+    # Validated in full, they need not be again.
+    known = None if config.eval_steps else float(checkpoints.best_nll)
+    results = {"valid": evaluator.report("valid", nll=known)}
+    if "test" in data.splits:
+        results["test"] = evaluator.report("test")
+    else:
+        _say("the corpus has no test split")
     results["best_step"] = int(checkpoints.best_step)
     results["parameters"] = model.count_params()
     results["train_seconds"] = reporter.train_seconds()
@@ -264,9 +271,10 @@ class _Evaluator:
         memory = self._model.initial_memory(settings["batch_size"], settings["memory_length"])
         return evaluate(self._step, batches, memory)
 
-    def report(self, split: str) -> dict:
-        """What result.json says of a split."""
-        data, result = self._data, self.result(split)
+    def report(self, split: str, nll: float | None = None) -> dict:
+        """What result.json says of a split, whose loss may be known already."""
+        data = self._data
+        result = self.result(split) if nll is None else EvalResult(nll, len(data.arrays[split]))
         return {
             **result.figures(data.num_words[split], data.num_characters[split]),
             "unknown_rate": data.num_unknown[split] / result.tokens,

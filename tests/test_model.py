@@ -211,3 +211,112 @@ def test_gradients_against_differences_of_the_oracle(layer_norm):
         norm = np.linalg.norm(gradient)
         assert norm > 1e-3, variable.path
         assert abs(np.sum(gradient * step) / 1e-5 - slope) < 1e-5 * norm, variable.path
+
+
+def compiled(model, **kwargs):
+    return tf.function(lambda tokens, memory: model(tokens, memory), autograph=False, **kwargs)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_future_token_changes_nothing_before_it(model, jit_compile):
+    run = compiled(model, jit_compile=True) if jit_compile else model
+    memory = model(TOKENS[:, :3])[1]
+    tokens = TOKENS[:, 3:10]
+    before, _ = run(tf.constant(tokens), memory)
+    for position in (1, 4, 6):
+        changed = tokens.copy()
+        changed[:, position] = (changed[:, position] + 11) % 23
+        after, _ = run(tf.constant(changed), memory)
+        np.testing.assert_array_equal(after[:, :position], before[:, :position])
+        assert np.abs(after - before)[:, position:].max((0, 2)).min() > 1e-3
+
+
+def test_xla_and_graph_equal_eager(model):
+    memory = model(TOKENS[:, :3])[1].reset(np.array([True, False]))
+    tokens = tf.constant(TOKENS[:, 3:8])
+    expected = model(tokens, memory)
+    for run in (compiled(model), compiled(model, jit_compile=True)):
+        actual = run(tokens, memory)
+        tf.nest.map_structure(lambda a, b: assert_close(a, b, 2e-6), actual, expected)
+
+
+def test_unknown_batch_size_and_length(model):
+    signature = [tf.TensorSpec([None, None], tf.int32)]
+
+    @tf.function(input_signature=signature, autograph=False)
+    def run(tokens):
+        hidden, memory = model(tokens)
+        assert hidden.shape.as_list() == [None, None, 14]
+        assert all(layer.shape.as_list() == [None, 7, 14] for layer in memory.hidden)
+        nll, memory = model.nll(tokens, tokens, memory)
+        return nll, memory
+
+    for tokens in (TOKENS, TOKENS[:1, :2]):
+        _, memory = model(tokens)
+        expected = model.nll(tokens, tokens, memory)
+        tf.nest.map_structure(lambda a, b: assert_close(a, b, 2e-6), run(tokens), expected)
+
+
+def test_other_integers(model):
+    expected, _ = model.nll(TOKENS, TARGETS)
+    actual, _ = model.nll(TOKENS.astype(np.int64), tf.constant(TARGETS, tf.int64))
+    np.testing.assert_array_equal(actual, expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_loss_is_the_weighted_sum(training):
+    # Without rates, training and evaluation are one function.
+    model = make(dropout=0.0, attention_dropout=0.0)
+    variables = [variable.value for variable in model.trainable_variables]
+    _, memory = model(TOKENS[:, :5])
+    inputs = TOKENS[:, 5:12], TARGETS[:, 5:12]
+    with tf.GradientTape(persistent=True) as tape:
+        nll, expected_memory = model.nll(*inputs, memory)
+        expected = tf.reduce_sum(WEIGHTS[:, 5:12] * nll)
+        loss, next_memory = model.loss(*inputs, WEIGHTS[:, 5:12], memory, training=training)
+    assert (loss.shape, loss.dtype) == ([], tf.float32)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    tf.nest.map_structure(np.testing.assert_array_equal, next_memory, expected_memory)
+    for one, other in zip(tape.gradient(loss, variables), tape.gradient(expected, variables)):
+        assert_close(tf.convert_to_tensor(one), tf.convert_to_tensor(other), 2e-5)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"untie_position_biases": False, "final_norm": True, "tie_tables": False}]
+)
+def test_every_weight_gets_a_gradient_in_training(changes):
+    model = make(**changes)
+    tokens = np.concatenate([np.arange(23), RNG.integers(0, 23, 23)]).reshape(2, 23)
+    _, memory = model(tokens)
+    with tf.GradientTape() as tape:
+        loss, _ = model.loss(tokens, tokens, np.ones([2, 23]), memory, training=True)
+    variables = model.trainable_variables
+    for variable, gradient in zip(
+        variables, tape.gradient(loss, [variable.value for variable in variables])
+    ):
+        assert np.abs(tf.convert_to_tensor(gradient)).max() > 1e-3, variable.path
+
+
+def test_mixed_bfloat16(model):
+    mixed = make(dtype="mixed_bfloat16")
+    assert all(variable.dtype == "float32" for variable in mixed.trainable_variables)
+    expected_memory, memory = model.initial_memory(2), mixed.initial_memory(2)
+    for start in (0, 5):
+        inputs = TOKENS[:, start : start + 5], TARGETS[:, start : start + 5]
+        hidden, _ = mixed(inputs[0], memory)
+        nll, memory = mixed.nll(*inputs, memory)
+        expected, expected_memory = model.nll(*inputs, expected_memory)
+        assert (hidden.dtype, nll.dtype) == (tf.bfloat16, tf.float32)
+        assert all(layer.dtype == tf.bfloat16 for layer in memory.hidden)
+        assert 1e-6 < np.abs(nll - expected).mean() < 0.05
+        assert mixed.log_prob(inputs[0])[0].dtype == tf.float32
+
+
+def test_ids_outside_the_vocabulary_are_refused(model):
+    for ids in ([[0, 23]], [[-1, 0]]):
+        with pytest.raises(ValueError, match="ids from 0 to 22. Received ids from"):
+            model(tf.constant(ids))
+        with pytest.raises(ValueError, match="targets .*ids from 0 to 22. Received ids from"):
+            model.nll(tf.constant([[0, 1]]), tf.constant(ids))
+    with pytest.raises(ValueError, match="integer ids. Received: dtype"):
+        model(tf.constant([[0.0, 1.0]]))

@@ -11,8 +11,8 @@ def resolve_auto(config: TrainConfig, recorded: TrainConfig | None = None) -> Tr
     """The configuration with no "auto" left.
 
     `precision` becomes "bfloat16" where every GPU computes in it (compute capability 8 and up)
-    and "float32" elsewhere. `jit_compile` becomes "true" on GPUs; on CPUs XLA took 1.1 times as
-    long for a training step with dropout (docs/decisions/0003).
+    and "float32" elsewhere. `jit_compile` becomes "true" on GPUs; on CPUs XLA takes longer for a
+    training step with dropout (docs/decisions/0003).
 
     Args:
       config: what was asked for.

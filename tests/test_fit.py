@@ -1,0 +1,212 @@
+"""TransformerXL as a Keras model: fit, evaluate, predict, compile, and .keras files.
+
+B batch, L segment length.
+"""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transformer_xl import ModelConfig, TransformerXL
+
+CONFIG = ModelConfig(
+    vocab_size=23,
+    num_layers=2,
+    model_dim=14,
+    num_heads=3,
+    head_dim=5,
+    feed_forward_dim=11,
+    cutoffs=(5, 13),
+    div_val=2,
+    memory_length=7,
+    untie_position_biases=False,
+    final_norm=True,
+    init_stddev=0.3,
+    dropout=0.0,
+)
+RNG = np.random.default_rng(5)
+LENGTH = 7
+# Batches of different sizes and weights: the mean of the batches' means is not the mean.
+BATCHES = [
+    (
+        RNG.integers(0, 23, [size, LENGTH]).astype(np.int32),
+        RNG.integers(0, 23, [size, LENGTH]).astype(np.int32),
+        (top * RNG.uniform(0, 1, [size, LENGTH])).astype(np.float32),
+    )
+    for size, top in ((2, 0.1), (3, 1), (5, 0))
+]
+# The last batch is padding only.
+BATCHES[2][2][:] = 0
+
+
+def dataset(batches=BATCHES):
+    signature = (
+        tf.TensorSpec([None, LENGTH], tf.int32),
+        tf.TensorSpec([None, LENGTH], tf.int32),
+        tf.TensorSpec([None, LENGTH], tf.float32),
+    )
+    return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
+
+
+def make(**changes):
+    keras.utils.set_random_seed(1)
+    return TransformerXL(dataclasses.replace(CONFIG, **changes), seed=3)
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = make()
+    model.compile(keras.optimizers.SGD(0.0))
+    return model
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    """The mean over all tokens, by hand."""
+    nll = [model.nll(tokens, targets)[0].numpy() for tokens, targets, _ in BATCHES]
+    weights = [weights for *_, weights in BATCHES]
+    sums = [np.sum(one * weight) for one, weight in zip(nll, weights)]
+    mean = np.sum(sums) / np.sum([weight.sum() for weight in weights])
+    # Else a mean of means would pass as well.
+    assert abs(mean - np.mean([one.mean() for one in nll[:2]])) > 0.01
+    return mean
+
+
+def test_evaluate_gives_the_mean_over_tokens(model, expected):
+    result = model.evaluate(dataset(), verbose=0, return_dict=True)
+    assert set(result) == {"loss", "perplexity"}
+    np.testing.assert_allclose(result["loss"], expected, rtol=1e-6)
+    np.testing.assert_allclose(result["perplexity"], np.exp(expected), rtol=5e-6)
+    # The metrics start anew.
+    assert model.evaluate(dataset(), verbose=0, return_dict=True) == result
+
+
+def test_fit_reports_the_mean_over_tokens(model, expected):
+    history = model.fit(dataset(), validation_data=dataset(), epochs=2, verbose=0).history
+    assert set(history) == {"loss", "perplexity", "val_loss", "val_perplexity"}
+    for name in ("loss", "val_loss"):
+        np.testing.assert_allclose(history[name], [expected] * 2, rtol=1e-6)
+    np.testing.assert_allclose(history["perplexity"], np.exp([expected] * 2), rtol=5e-6)
+
+
+def test_without_weights_every_target_counts(model):
+    tokens, targets, _ = BATCHES[1]
+    nll = model.nll(tokens, targets)[0].numpy()
+    loss, _ = model.evaluate(tokens, targets, verbose=0)
+    np.testing.assert_allclose(loss, nll.mean(), rtol=1e-6)
+    loss, _ = model.evaluate(tokens, targets, sample_weight=BATCHES[0][2][[0, 1, 0]], verbose=0)
+    assert abs(loss - nll.mean()) > 1e-3
+
+
+def test_predict_gives_each_targets_cost(model):
+    predicted = model.predict(dataset(), verbose=0)
+    costs = [model.nll(tokens, targets)[0] for tokens, targets, _ in BATCHES]
+    assert predicted.dtype == np.float32
+    np.testing.assert_allclose(predicted, np.concatenate(costs), rtol=1e-5, atol=1e-6)
+
+
+def test_one_step_of_fit_follows_the_gradient_of_the_mean():
+    model = make()
+    tokens, targets, weights = BATCHES[1]
+    variables = model.trainable_variables
+    before = [variable.numpy() for variable in variables]
+    with tf.GradientTape() as tape:
+        nll, _ = model.nll(tokens, targets)
+        mean = tf.reduce_sum(weights * nll) / tf.reduce_sum(weights)
+    gradients = tape.gradient(mean, [variable.value for variable in variables])
+    model.compile(keras.optimizers.SGD(0.5))
+    model.fit(dataset(BATCHES[1:2]), verbose=0)
+    for variable, start, gradient in zip(variables, before, gradients):
+        moved = start - 0.5 * tf.convert_to_tensor(gradient).numpy()
+        np.testing.assert_allclose(variable, moved, rtol=1e-5, atol=1e-6, err_msg=variable.path)
+
+
+def test_a_batch_of_padding_moves_nothing():
+    model = make()
+    model.compile(keras.optimizers.SGD(0.5))
+    before = model.get_weights()
+    model.fit(dataset(BATCHES[2:]), verbose=0)
+    for start, now in zip(before, model.get_weights()):
+        np.testing.assert_array_equal(start, now)
+
+
+def test_fit_learns():
+    model = make(dropout=0.1)
+    model.compile(keras.optimizers.Adam(1e-2))
+    tokens = np.tile(np.arange(23, dtype=np.int32), 2)[: 5 * LENGTH].reshape(5, LENGTH)
+    targets = (tokens + 1) % 23
+    history = model.fit(tokens, targets, epochs=30, verbose=0).history
+    # The next id follows from this one, so the loss has no floor but noise's.
+    assert history["loss"][-1] < 0.25 * history["loss"][0]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"loss": "mse"}, r"loss of its own. Received: compile\(loss='mse'\)"),
+        ({"metrics": ["accuracy"]}, r"Received: metrics=\['accuracy'\]"),
+        ({"weighted_metrics": ["accuracy"]}, r"weighted_metrics=\['accuracy'\]"),
+    ],
+)
+def test_compile_refuses(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make().compile("adam", **arguments)
+
+
+def test_tokens_without_targets_are_refused(model):
+    with pytest.raises(ValueError, match=r"take batches \(tokens, targets\)"):
+        model.predict(BATCHES[0][0], verbose=0)
+
+
+def test_config_round_trip(model):
+    config = model.get_config()
+    assert config["config"] == dataclasses.asdict(CONFIG)
+    again = TransformerXL.from_config(config)
+    assert again.config == CONFIG
+    assert again.get_config() == config
+    assert [v.shape for v in again.weights] == [v.shape for v in model.weights]
+
+
+def test_config_keeps_the_precision():
+    mixed = TransformerXL(CONFIG, dtype="mixed_bfloat16")
+    again = TransformerXL.from_config(mixed.get_config())
+    assert again.compute_dtype == "bfloat16"
+    assert again.blocks[0].inner.compute_dtype == "bfloat16"
+
+
+def test_summary_counts_every_weight_once(model):
+    lines = []
+    model.summary(print_fn=lines.append)
+    count = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
+    assert f"{count:,}" in "\n".join(lines)
+
+
+def test_keras_file(tmp_path):
+    model = make(tie_projections="all")
+    model.compile(keras.optimizers.Adam(1e-2))
+    model.fit(dataset(), verbose=0)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = keras.saving.load_model(path)
+    assert loaded.config == model.config
+    assert loaded.count_params() == model.count_params()
+    # Still tied, not copies.
+    for name in ("tables", "projections"):
+        for own, shared in zip(getattr(loaded.head, name), getattr(loaded.embedding, name)):
+            assert own is shared
+    first, *others = [block.inner.biases for block in loaded.blocks if block.attends]
+    assert all(biases is first for biases in others)
+
+    tokens, targets, weights = BATCHES[1]
+    _, memory = model(tokens)
+    for saved, now in zip(model.nll(tokens, targets, memory), loaded.nll(tokens, targets, memory)):
+        tf.nest.map_structure(np.testing.assert_array_equal, saved, now)
+    # The optimizer goes on where it was: another step makes the same weights.
+    for one in (model, loaded):
+        one.fit(tokens, targets, sample_weight=weights, shuffle=False, verbose=0)
+    assert loaded.optimizer.iterations == 4
+    for variable, saved in zip(loaded.trainable_variables, model.trainable_variables):
+        np.testing.assert_array_equal(variable, saved, err_msg=variable.path)
