@@ -166,7 +166,7 @@ _TRAIN_FLAGS = (
         _TRAIN,
         "jit_compile",
         ("auto", "true", "false"),
-        "Whether XLA compiles the steps; auto: on GPUs.",
+        "Whether XLA compiles the steps; auto: on GPUs, and on CPUs where nothing is dropped.",
     ),
     _integer(_TRAIN, "eval_batch_size", "Streams in evaluation."),
     _integer(_TRAIN, "eval_segment_length", "Tokens per segment there. Default: --segment_length."),

@@ -37,7 +37,7 @@ from transformer_xl import TransformerXL
 from transformer_xl.config import evaluation_lengths
 from transformer_xl.generate import generate
 from transformer_xl.training.checkpoints import Checkpoints
-from transformer_xl.training.devices import resolve_auto
+from transformer_xl.training.devices import compiles_with_xla, device_name, resolve_precision
 from transformer_xl.training.evaluate import EvalResult, evaluate
 from transformer_xl.training.loop import DivergedError, train
 from transformer_xl.training.optimizer import make_optimizer
@@ -94,7 +94,7 @@ def _set_up_training():
     record = read_record(directory)
     if record is not None:
         record.check(directory, model_config, train_config)
-    train_config = resolve_auto(train_config, record and record.train)
+    train_config = resolve_precision(train_config, record and record.train)
     _say(f"run directory {directory}")
     corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value)
     data = prepare(
@@ -123,20 +123,20 @@ def _train(directory, model_config, config, eval_lengths, data, segments):
     keras.utils.set_random_seed(config.seed)
     model = _make_model(model_config, config)
     optimizer = make_optimizer(config)
-    jit_compile = config.jit_compile == "true"
+    jit_compile = compiles_with_xla(config.jit_compile, model.drops)
     train_step = make_train_step(model, optimizer, config.clip_norm, jit_compile)
     checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer)
     memory = model.initial_memory(config.batch_size)
     step = checkpoints.last_step()
-    reporter = Reporter(directory, step, config.max_steps)
     evaluator = _Evaluator(model, config, eval_lengths, data)
     _say(
         f"{model.count_params():,} parameters, {data.vocabulary.size:,} words, "
         f"{len(data.arrays['train']):,} training tokens, {segments.steps_per_epoch:,} steps an "
-        f"epoch, {config.precision}{', XLA' if jit_compile else ''}"
+        f"epoch, {config.precision}{' with XLA' if jit_compile else ''} on {device_name()}"
     )
     if step:
         _say(f"going on after step {step:,}")
+    reporter = Reporter(directory, step, config.max_steps)
     stop = StopSignal()
     done = train(
         config,
@@ -179,7 +179,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments):
 
 def _set_up_eval():
     directory, record = _recorded_run()
-    config = resolve_auto(flags.train_config(), record.train)
+    config = resolve_precision(flags.train_config(), record.train)
     lengths = evaluation_lengths(record.model, config)
     data = open_prepared(os.path.join(directory, "data"))
     record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})
@@ -206,7 +206,7 @@ def _set_up_eval():
 
 def _set_up_generate():
     directory, record = _recorded_run()
-    config = resolve_auto(flags.train_config(), record.train)
+    config = resolve_precision(flags.train_config(), record.train)
     vocabulary = WordVocabulary.load(os.path.join(directory, "vocabulary"))
     if flags.TOP_P.value <= 0:
         raise ValueError("--top_p must be above 0. Received: 0. Use --temperature=0 instead.")
@@ -254,7 +254,8 @@ class _Evaluator:
             **lengths,
         }
         attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
-        self._step = make_eval_step(model, config.jit_compile == "true", **attention)
+        jit_compile = compiles_with_xla(config.jit_compile, drops=False)
+        self._step = make_eval_step(model, jit_compile, **attention)
 
     def result(self, split: str, max_segments: int = 0) -> EvalResult:
         """The loss on a split, or on its first segments."""
@@ -295,7 +296,7 @@ def _recorded_run():
         )
     with open(os.path.join(directory, "flags.txt"), encoding="utf-8") as lines:
         flags.take_missing_from(lines)
-    record.check(directory, flags.model_config(record.model.vocab_size), flags.train_config())
+    record.check(directory, flags.model_config(record.model.vocab_size))
     return directory, record
 
 

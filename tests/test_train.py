@@ -34,6 +34,7 @@ SMALL = [
     "--report_every=2",
     "--eval_every=4",
     "--checkpoint_every=3",
+    "--jit_compile=false",
 ]
 
 
@@ -109,7 +110,7 @@ def test_a_run_can_be_evaluated_and_sampled(trained, capsys):
     assert (trained / "result.json").read_text() == before
     capsys.readouterr()
     generate = ("--mode=generate", f"--workdir={trained}", "--num_tokens=7", "--num_samples=2")
-    assert run(*generate, "--prompt=Ann sees", "--seed=1") == 0
+    assert run(*generate, "--prompt=Ann sees", "--seed=7") == 0
     printed = capsys.readouterr().out
     assert printed.count("Ann sees") == 2
     # The words are those of the text and no others.

@@ -149,7 +149,8 @@ class TrainConfig:
       eval_steps: at most so many segments in each of these; 0 for the whole split.
       checkpoint_every: steps between two checkpoints.
       precision: "auto", "float32" or "bfloat16"; "auto" is bfloat16 on GPUs that have it.
-      jit_compile: "auto", "true" or "false": whether XLA compiles the steps.
+      jit_compile: "auto", "true" or "false": whether XLA compiles the steps; see
+        `training.devices`.
       eval_batch_size: as `batch_size`, in evaluation.
       eval_segment_length: as `segment_length`, in evaluation; None for the same.
       eval_memory_length, eval_clamp_length, eval_same_length: as the model's fields without

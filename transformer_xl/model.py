@@ -142,7 +142,7 @@ class TransformerXL(keras.Model):
         memory_length = memory.length
         check_lengths(memory_length, clamp_length, same_length)
 
-        seed = step_seed(self.seed_generator) if training and self._drops else None
+        seed = step_seed(self.seed_generator) if training and self.drops else None
         hidden = self.embedding(tokens)
         hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
         hidden = dropout(hidden, config.dropout, seed, _EMBEDDING_SITE)
@@ -279,7 +279,8 @@ class TransformerXL(keras.Model):
         return {metric.name: metric.result() for metric in self.metrics}
 
     @property
-    def _drops(self) -> bool:
+    def drops(self) -> bool:
+        """Whether a training call draws random numbers."""
         return self.config.dropout > 0 or self.config.attention_dropout > 0
 
     def _check_memory(self, memory: Memory):

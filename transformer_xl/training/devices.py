@@ -7,26 +7,44 @@ import tensorflow as tf
 from transformer_xl.config import TrainConfig
 
 
-def resolve_auto(config: TrainConfig, recorded: TrainConfig | None = None) -> TrainConfig:
-    """The configuration with no "auto" left.
+def device_name() -> str:
+    """What computes, for people to read."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return "CPU"
+    names = [tf.config.experimental.get_device_details(gpu).get("device_name") for gpu in gpus]
+    return ", ".join(name or "GPU" for name in names)
 
-    `precision` becomes "bfloat16" where every GPU computes in it (compute capability 8 and up)
-    and "float32" elsewhere. `jit_compile` becomes "true" on GPUs; on CPUs XLA takes longer for a
-    training step with dropout (docs/decisions/0003).
+
+def resolve_precision(config: TrainConfig, recorded: TrainConfig | None = None) -> TrainConfig:
+    """The configuration with `precision` decided where it is "auto".
+
+    It becomes "bfloat16" where every GPU computes in it (compute capability 8 and up), "float32"
+    elsewhere.
 
     Args:
       config: what was asked for.
       recorded: what was chosen when the run began, which a run that goes on keeps.
     """
-    if recorded is None:
-        gpus = tf.config.list_physical_devices("GPU")
-        details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
-        capable = [d.get("compute_capability", (0, 0)) >= (8, 0) for d in details]
-        auto = {
-            "precision": "bfloat16" if gpus and all(capable) else "float32",
-            "jit_compile": "true" if gpus else "false",
-        }
-    else:
-        auto = {name: getattr(recorded, name) for name in ("precision", "jit_compile")}
-    chosen = {name: value for name, value in auto.items() if getattr(config, name) == "auto"}
-    return dataclasses.replace(config, **chosen)
+    if config.precision != "auto":
+        return config
+    if recorded is not None:
+        return dataclasses.replace(config, precision=recorded.precision)
+    gpus = tf.config.list_physical_devices("GPU")
+    details = [tf.config.experimental.get_device_details(gpu) for gpu in gpus]
+    capable = [d.get("compute_capability", (0, 0)) >= (8, 0) for d in details]
+    precision = "bfloat16" if gpus and all(capable) else "float32"
+    return dataclasses.replace(config, precision=precision)
+
+
+def compiles_with_xla(jit_compile: str, drops: bool) -> bool:
+    """Whether XLA compiles a step.
+
+    Args:
+      jit_compile: "true", "false", or "auto": everything on GPUs; on CPUs what does not draw
+        dropout's random numbers, which are slow there (docs/decisions/0003).
+      drops: whether the step has dropout.
+    """
+    if jit_compile == "auto":
+        return bool(tf.config.list_physical_devices("GPU")) or not drops
+    return jit_compile == "true"

@@ -33,13 +33,13 @@ class RunRecord:
             json.dumps(dataclasses.asdict(self), indent=2) + "\n",
         )
 
-    def check(self, directory: str, model: ModelConfig, train: TrainConfig):
-        """Refuses to go on with other settings than those recorded.
+    def check(self, directory: str, model: ModelConfig, train: TrainConfig | None = None):
+        """Refuses other settings than those recorded.
 
         Args:
           directory: of the record, for the message.
           model: the `ModelConfig` asked for; its vocabulary size is not compared.
-          train: the `TrainConfig` asked for.
+          train: the `TrainConfig` asked for, where training is to go on.
 
         Raises:
           ValueError: if they differ where they must not.
@@ -49,7 +49,8 @@ class RunRecord:
             for field in dataclasses.fields(ModelConfig)
             if field.name != "vocab_size"
         ]
-        pairs += [(name, getattr(train, name), getattr(self.train, name)) for name in _FIXED]
+        if train is not None:
+            pairs += [(name, getattr(train, name), getattr(self.train, name)) for name in _FIXED]
         differences = [
             f"{name} is {_shown(there)} there, {_shown(here)} now"
             for name, here, there in pairs
