@@ -38,6 +38,10 @@ class Clusters:
             raise ValueError(
                 f"The vocabulary size must be a positive integer. Received: {self.vocab_size!r}."
             )
+        if _is_whole(self.cutoffs):
+            raise ValueError(
+                f"Cutoffs must be a list. Received: {self.cutoffs}. Try: [{self.cutoffs}]."
+            )
         cutoffs = () if self.cutoffs is None else tuple(self.cutoffs)
         if not all(_is_whole(cutoff) for cutoff in cutoffs):
             raise ValueError(f"Cutoffs must be integers. Received: cutoffs={list(cutoffs)}.")
@@ -89,7 +93,7 @@ class Clusters:
             raise ValueError(
                 f"The embedding width must be a positive integer. Received: {embed_dim!r}."
             )
-        if isinstance(div_val, bool) or not isinstance(div_val, numbers.Real) or div_val < 1:
+        if isinstance(div_val, bool) or not isinstance(div_val, numbers.Real) or not div_val >= 1:
             raise ValueError(f"div_val must be at least 1. Received: div_val={div_val!r}.")
         widths = tuple(int(embed_dim // div_val**i) for i in range(self.num_clusters))
         if widths[-1] < 1:

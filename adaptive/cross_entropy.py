@@ -53,7 +53,8 @@ def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None):
 
     @tf.custom_gradient
     def nll_of(inputs, table, bias):
-        values = _run(inputs, table, bias, targets, None, rows, chunk_rows).nll
+        sources = _unwatched(inputs, table, bias)
+        values = _run(*sources, targets, None, rows, chunk_rows).nll
 
         def gradient(upstream):
             result = _run(inputs, table, bias, targets, upstream, rows, chunk_rows)
@@ -72,15 +73,18 @@ def linear_loss(inputs, table, bias, targets, weights, rows=None, chunk_rows=Non
     is float32 `[T]`.
     """
 
+    (weights,) = _unwatched(weights)
+
     @tf.custom_gradient
     def loss_of(inputs, table, bias):
-        result = _run(inputs, table, bias, targets, weights, rows, chunk_rows)
+        sources = _unwatched(inputs, table, bias)
+        result = _run(*sources, targets, weights, rows, chunk_rows)
         value = tf.reduce_sum(result.nll * weights)
 
         def gradient(upstream):
             scaled = _Result(
                 result.nll,
-                *(tf.cast(upstream, g.dtype) * _first_order_only(g) for g in result[1:]),
+                *(upstream * _first_order_only(g, inputs, table, bias) for g in result[1:]),
             )
             return _as_gradients(scaled, inputs, table, bias)
 
@@ -96,7 +100,8 @@ def _run(inputs, table, bias, targets, weights, rows, chunk_rows) -> _Result:
     num_rows = inputs.shape[0]
     if num_rows is None:
         num_rows = tf.shape(inputs)[0]
-    chunk_rows = chunk_rows or _chunk_rows(num_rows, table.shape[0], rows is not None)
+    if chunk_rows is None:
+        chunk_rows = _chunk_rows(num_rows, table.shape[0], rows is not None)
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
         return _chunk(inputs, table, bias, targets, weights)
 
@@ -132,6 +137,8 @@ def _run(inputs, table, bias, targets, weights, rows, chunk_rows) -> _Result:
         body,
         (tf.constant(0), tf.zeros([num_rows]), empty(inputs), empty(table), empty(bias)),
         parallel_iterations=1,
+        # A bound for XLA, which needs one where this is differentiated: second derivatives.
+        maximum_iterations=-(-num_rows // chunk_rows),
     )
     return _Result(*result)
 
@@ -156,12 +163,16 @@ def _chunk(inputs, table, bias, targets, weights) -> _Result:
 
 
 def _chunk_rows(num_rows, num_columns: int, few: bool) -> int:
-    """A multiple of 8, bounded by memory; for few of the rows, small beside their number."""
-    chunk_rows = max(8, CHUNK_BYTES // (4 * num_columns) // 8 * 8)
+    """A multiple of 8, bounded by memory; for few of the rows, small beside their number.
+
+    A tensor where the number of rows is known only at run time.
+    """
+    most = max(8, CHUNK_BYTES // (4 * num_columns) // 8 * 8)
     if isinstance(num_rows, int):
-        share = max(64, num_rows // 16) if few else num_rows
-        chunk_rows = min(chunk_rows, max(8, -(-share // 8) * 8))
-    return chunk_rows
+        share = min(num_rows, max(64, num_rows // 16)) if few else num_rows
+        return min(most, max(8, -(-share // 8) * 8))
+    share = tf.minimum(num_rows, tf.maximum(64, num_rows // 16)) if few else num_rows
+    return tf.minimum(most, tf.maximum(8, -(-share // 8) * 8))
 
 
 def _as_gradients(result: _Result, inputs, table, bias):
@@ -169,9 +180,25 @@ def _as_gradients(result: _Result, inputs, table, bias):
     return tuple(tf.cast(gradient, like.dtype) for gradient, like in pairs)
 
 
-def _first_order_only(gradient):
-    # The stored gradients are constants to a second differentiation, which would be wrong.
-    return tf.raw_ops.PreventGradient(
-        input=gradient,
-        message="The fused loss has no second derivative: use nll, and sum it yourself.",
-    )
+def _unwatched(*tensors):
+    # A tape would record the values' ops too, and in eager calls keep the logits of every chunk.
+    return [tf.stop_gradient(tensor) for tensor in tensors]
+
+
+def _first_order_only(gradient, *sources):
+    """The gradient, which refuses to be differentiated with respect to its sources.
+
+    It was stored, so a second differentiation would take it for a constant.
+    """
+
+    @tf.custom_gradient
+    def guarded(gradient, *sources):
+        def refuse(*_):
+            raise LookupError(
+                "The fused loss has no second derivative: use nll, and sum it yourself."
+            )
+
+        del sources  # they only have to be arguments
+        return tf.identity(gradient), refuse
+
+    return guarded(gradient, *sources)

@@ -62,17 +62,18 @@ class AdaptiveEmbedding(keras.layers.Layer):
         projections_initializer="glorot_uniform",
         **kwargs,
     ):
-        # Reading a table under a mixed policy would cast the whole table: rows are cast instead.
+        # Rows are cast, not tables; the weights say so too, since a model around this layer may
+        # have a mixed policy and cast whatever is read inside it.
         super().__init__(autocast=False, **kwargs)
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.embed_dim = output_dim if embed_dim is None else embed_dim
-        self.cutoffs = () if cutoffs is None else tuple(cutoffs)
         self.div_val = div_val
         self.force_projection = force_projection
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
         self.projections_initializer = keras.initializers.get(projections_initializer)
-        self.clusters = Clusters(input_dim, self.cutoffs)
+        self.clusters = Clusters(input_dim, cutoffs)
+        self.cutoffs = self.clusters.cutoffs
         self.widths = self.clusters.widths(self.embed_dim, div_val)
         self.projected = projected(self.widths, output_dim, force_projection, div_val)
 
@@ -82,6 +83,7 @@ class AdaptiveEmbedding(keras.layers.Layer):
             self.add_weight(
                 shape=(size, width),
                 initializer=fresh(self.embeddings_initializer),
+                autocast=False,
                 name=f"table_{i}",
             )
             for i, (size, width) in enumerate(zip(self.clusters.sizes, self.widths))
@@ -90,6 +92,7 @@ class AdaptiveEmbedding(keras.layers.Layer):
             self.add_weight(
                 shape=(width, self.output_dim),
                 initializer=fresh(self.projections_initializer),
+                autocast=False,
                 name=f"projection_{i}",
             )
             if has_projection
@@ -97,13 +100,21 @@ class AdaptiveEmbedding(keras.layers.Layer):
             for i, (width, has_projection) in enumerate(zip(self.widths, self.projected))
         )
 
+    def load_own_variables(self, store):
+        if not self.built and store.keys():
+            self.build(None)
+        super().load_own_variables(store)
+
     def call(self, ids):
-        if not tf.as_dtype(ids.dtype).is_integer:
+        # Keras builds a subclassed model that it loads by calling it on symbolic floats, and where
+        # that fails the weights are not loaded, in silence: so only eager calls are refused.
+        if tf.executing_eagerly() and not tf.as_dtype(ids.dtype).is_integer:
             raise ValueError(
                 f"AdaptiveEmbedding embeds integer ids. Received: dtype {ids.dtype}. "
                 "Cast the ids to int32."
             )
         self.clusters.check_ids(ids, "The inputs of AdaptiveEmbedding")
+        ids = tf.cast(ids, tf.int32)
         cluster_of_id = self.clusters.cluster_of(ids)
         parts = []
         for i, (table, projection) in enumerate(zip(self.tables, self.projections)):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from .clusters import Clusters, per_cluster, projected
 from .cross_entropy import Rows, linear_loss, linear_nll
 from .initializers import fresh
-from .tying import check_tie
+from .tying import check_tie, with_tied
 
 
 @keras.saving.register_keras_serializable(package="adaptive")
@@ -85,10 +85,10 @@ class AdaptiveSoftmax(keras.layers.Layer):
     ):
         # Weights are cast where they are used; see `cross_entropy`.
         super().__init__(autocast=False, **kwargs)
+        self.input_spec = keras.layers.InputSpec(min_ndim=1, axes={-1: input_dim})
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.embed_dim = input_dim if embed_dim is None else embed_dim
-        self.cutoffs = () if cutoffs is None else tuple(cutoffs)
         self.div_val = div_val
         self.use_bias = use_bias
         self.force_projection = force_projection
@@ -96,7 +96,8 @@ class AdaptiveSoftmax(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.projections_initializer = keras.initializers.get(projections_initializer)
-        self.clusters = Clusters(output_dim, self.cutoffs)
+        self.clusters = Clusters(output_dim, cutoffs)
+        self.cutoffs = self.clusters.cutoffs
         self.widths = self.clusters.widths(self.embed_dim, div_val)
         self.projected = projected(self.widths, input_dim, force_projection, div_val)
         num_clusters, tied = self.clusters.num_clusters, tied_to is not None
@@ -114,22 +115,21 @@ class AdaptiveSoftmax(keras.layers.Layer):
             self.tied_to.build(None)
         kernel, bias = self.kernel_initializer, self.bias_initializer
 
-        def weight(name, shape, initializer):
-            return self.add_weight(name=name, shape=shape, initializer=fresh(initializer))
+        def weight(name, shape, init):
+            return self.add_weight(name=name, shape=shape, initializer=fresh(init), autocast=False)
 
         shapes = tuple(zip(self.clusters.sizes, self.widths))
-        self.tables = tuple(
-            self.tied_to.tables[i] if bind else weight(f"table_{i}", shapes[i], kernel)
+        # Only weights of its own are attributes: Keras would save tied ones a second time here.
+        self._own_tables = tuple(
+            None if bind else weight(f"table_{i}", shapes[i], kernel)
             for i, bind in enumerate(self.bind_embeddings)
         )
-        self.projections = tuple(
-            None
-            if not has_projection
-            else self.tied_to.projections[i]
-            if bind
-            else weight(
+        self._own_projections = tuple(
+            weight(
                 f"projection_{i}", (self.widths[i], self.input_dim), self.projections_initializer
             )
+            if has_projection and not bind
+            else None
             for i, (bind, has_projection) in enumerate(zip(self.bind_projections, self.projected))
         )
         self.biases = tuple(
@@ -141,6 +141,21 @@ class AdaptiveSoftmax(keras.layers.Layer):
         if tails:
             self.cluster_kernel = weight("cluster_kernel", (tails, self.widths[0]), kernel)
             self.cluster_bias = weight("cluster_bias", (tails,), bias) if self.use_bias else None
+
+    @property
+    def tables(self):
+        return with_tied(self._own_tables, self.bind_embeddings, self.tied_to, "tables")
+
+    @property
+    def projections(self):
+        bind = [bind and has for bind, has in zip(self.bind_projections, self.projected)]
+        return with_tied(self._own_projections, bind, self.tied_to, "projections")
+
+    def load_own_variables(self, store):
+        # Not built yet in a model whose `call` does not use this layer, only `nll` or `loss`.
+        if not self.built and store.keys():
+            self.build(None)
+        super().load_own_variables(store)
 
     def call(self, hidden):
         return tf.exp(self._log_prob(hidden))
@@ -200,11 +215,14 @@ class AdaptiveSoftmax(keras.layers.Layer):
         Raises:
           ValueError: as `nll`.
         """
-        features, targets, _ = self._flatten(hidden, targets)
+        features, targets, shape = self._flatten(hidden, targets)
         weights = tf.ones(tf.shape(targets))
         if sample_weight is not None:
-            weights = tf.cast(tf.reshape(sample_weight, [-1]), tf.float32)
-            weights = tf.stop_gradient(tf.ensure_shape(weights, targets.shape))
+            sample_weight = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
+            _check_leading_shape("sample_weight", sample_weight, hidden)
+            # For sizes known only when it runs; otherwise one weight would stand for all.
+            tf.debugging.assert_equal(tf.shape(sample_weight), shape, "sample_weight")
+            weights = tf.stop_gradient(tf.reshape(sample_weight, [-1]))
         total = tf.zeros([])
         for inputs, table, bias, local, rows in self._softmaxes(features, targets):
             if training:
@@ -274,11 +292,7 @@ class AdaptiveSoftmax(keras.layers.Layer):
         hidden, targets = tf.convert_to_tensor(hidden), tf.convert_to_tensor(targets)
         if not targets.dtype.is_integer:
             raise ValueError(f"Targets must be integer ids. Received: dtype {targets.dtype}.")
-        if not hidden.shape[:-1].is_compatible_with(targets.shape):
-            raise ValueError(
-                "Targets must have the shape of the hidden states without the last axis. "
-                f"Received: hidden {hidden.shape}, targets {targets.shape}."
-            )
+        _check_leading_shape("targets", targets, hidden)
         self.clusters.check_ids(targets, "The targets of AdaptiveSoftmax")
         shape = tf.shape(targets)
         targets = tf.cast(tf.reshape(targets, [-1]), tf.int32)
@@ -324,3 +338,11 @@ class AdaptiveSoftmax(keras.layers.Layer):
     def from_config(cls, config):
         tied_to = keras.saving.deserialize_keras_object(config["tied_to"])
         return cls(**{**config, "tied_to": tied_to})
+
+
+def _check_leading_shape(name, tensor, hidden):
+    if not tensor.shape.is_compatible_with(hidden.shape[:-1]):
+        raise ValueError(
+            f"{name} must have the shape of the hidden states without the last axis. "
+            f"Received: {name} {tensor.shape}, hidden {hidden.shape}."
+        )

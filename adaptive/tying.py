@@ -1,5 +1,7 @@
 """When the weights of an embedding can be used by a softmax."""
 
+from .embedding import AdaptiveEmbedding
+
 
 def check_tie(head):
     """Refuses a tie that cannot hold.
@@ -19,6 +21,11 @@ def check_tie(head):
                 "used. Received: tied_to=None. Pass tied_to=<the AdaptiveEmbedding>."
             )
         return
+    if not isinstance(embedding, AdaptiveEmbedding):
+        raise ValueError(
+            "tied_to must be the AdaptiveEmbedding whose weights are used. "
+            f"Received: {embedding!r}."
+        )
     for what, own, other in (
         ("clusters", head.clusters, embedding.clusters),
         ("cluster widths", head.widths, embedding.widths),
@@ -41,3 +48,8 @@ def check_tie(head):
                 f"Received: input_dim={head.input_dim} here, output_dim="
                 f"{embedding.output_dim} in the embedding. Set bind_projections=False."
             )
+
+
+def with_tied(own, bind, embedding, name):
+    """The weights of each cluster: the embedding's where bound, its own elsewhere."""
+    return tuple(getattr(embedding, name)[i] if bind[i] else one for i, one in enumerate(own))

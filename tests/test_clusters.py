@@ -1,10 +1,12 @@
-"""Clusters: the arithmetic of cutoffs, and every input that is refused."""
+"""Clusters, the arithmetic of cutoffs, and how both layers take their arguments."""
+
+import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from adaptive import Clusters
+from adaptive import AdaptiveEmbedding, AdaptiveSoftmax, Clusters
 from adaptive.clusters import per_cluster, projected
 
 
@@ -173,3 +175,43 @@ def test_one_bool_stands_for_every_cluster():
     assert per_cluster([True, False], 2, "bind_embeddings") == (True, False)
     with pytest.raises(ValueError, match=r"bind_embeddings.*each of the 3 clusters.*\[True\]"):
         per_cluster([True], 3, "bind_embeddings")
+
+
+def embedding(vocab_size, width, **kwargs):
+    return AdaptiveEmbedding(vocab_size, width, **kwargs)
+
+
+def softmax(vocab_size, width, **kwargs):
+    return AdaptiveSoftmax(width, vocab_size, **kwargs)
+
+
+@pytest.mark.parametrize("layer", [embedding, softmax])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"cutoffs": [5, 2]}, r"Cutoffs must rise.*\[5, 2\]"),
+        ({"cutoffs": [5, 11]}, r"between 1 and vocabulary size - 1 = 10"),
+        ({"cutoffs": 5}, r"Cutoffs must be a list.*Received: 5.*Try: \[5\]"),
+        ({"cutoffs": [2, 5], "div_val": 5}, r"width of at least 1.*\[19, 3, 0\]"),
+        ({"div_val": 0.5}, r"div_val must be at least 1"),
+        ({"embed_dim": 0}, r"width must be a positive integer.*0"),
+    ],
+)
+def test_layers_refuse_the_same(layer, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        layer(11, 19, **arguments)
+
+
+@pytest.mark.parametrize("layer", [embedding, softmax])
+def test_layers_copy_the_callers_list(layer):
+    cutoffs = [2, 5]
+    config = layer(11, 19, cutoffs=cutoffs).get_config
+    assert cutoffs == [2, 5]
+    cutoffs.append(7)
+    assert config()["cutoffs"] == [2, 5]
+
+
+@pytest.mark.parametrize("layer", [embedding, softmax])
+def test_layers_made_with_numpy_cutoffs_can_be_saved(layer):
+    config = json.loads(json.dumps(layer(11, 19, cutoffs=np.array([2, 5])).get_config()))
+    assert config["cutoffs"] == [2, 5]

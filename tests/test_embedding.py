@@ -1,19 +1,23 @@
-"""AdaptiveEmbedding against the oracle, and what a Keras layer is expected to do.
+"""AdaptiveEmbedding against the oracle; as a Keras layer; tied to an AdaptiveSoftmax.
 
 V vocabulary, D output width, E a cluster's embedding width.
 """
 
+import itertools
 import json
+import zipfile
 
+import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from adaptive import AdaptiveEmbedding
+from adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from tests.reference import adaptive as oracle
 
 V, D = 29, 19
+TAILS = (3, 5, 24)
 
 # cutoffs, embed_dim, div_val, force_projection: and which clusters then have projections.
 CASES = {
@@ -165,48 +169,49 @@ def test_mixed_precision():
     assert np.max(error) > 0
 
 
-def test_a_mixed_model_around_it_does_not_cast_whole_tables():
+def test_a_mixed_model_around_them_does_not_cast_their_weights():
+    """That would cast whole tables and make their gradients dense, and it would round biases."""
+
     class Outer(keras.Model):
         def __init__(self):
             super().__init__(dtype="mixed_bfloat16")
             self.embedding = make("div1", dtype="float32")
+            self.head = AdaptiveSoftmax(
+                D, V, bias_initializer=lambda *_, **__: 1 / np.arange(1, V + 1), dtype="float32"
+            )
 
         def call(self, ids):
-            return self.embedding(ids)
+            vectors = self.embedding(ids)
+            return vectors, self.head.log_prob(vectors)
 
     model = Outer()
     ids = np.array([[0, 6, 28]])
     with tf.GradientTape() as tape:
-        vectors = model(ids)
-    assert vectors.dtype == tf.float32
-    np.testing.assert_array_equal(vectors, model.embedding(ids))
-    for gradient in tape.gradient(vectors, model.trainable_variables):
+        vectors, log_prob = model(ids)
+    for gradient in tape.gradient(vectors, model.embedding.trainable_variables):
         assert isinstance(gradient, tf.IndexedSlices)
+    assert vectors.dtype == log_prob.dtype == tf.float32
+    np.testing.assert_array_equal(vectors, model.embedding(ids))
+    np.testing.assert_array_equal(log_prob, model.head.log_prob(vectors))
 
 
 def test_weights_start_different():
     """One initializer object draws for all clusters, and each draw has to be its own."""
     shared = keras.initializers.RandomNormal()
+    # Tables of 9 words each, and square projections of the same shape.
+    options = dict(cutoffs=(9, 18), force_projection=True, projections_initializer=shared)
 
     def start():
-        # Tables of 9 words each, and square projections of the same shape.
-        layer = AdaptiveEmbedding(
-            27,
-            9,
-            cutoffs=(9, 18),
-            force_projection=True,
-            embeddings_initializer=shared,
-            projections_initializer=shared,
-        )
-        layer.build(None)
-        return arrays(layer.weights)
+        embedding = AdaptiveEmbedding(27, 9, embeddings_initializer=shared, **options)
+        head = AdaptiveSoftmax(9, 27, kernel_initializer=shared, use_bias=False, **options)
+        embedding.build(None)
+        head.build(None)
+        return arrays(embedding.weights + head.weights)
 
     keras.utils.set_random_seed(1)
-    first = start()
-    others = start()
-    for i, one in enumerate(first + others):
-        for two in (first + others)[:i]:
-            assert not np.array_equal(one, two)
+    first, others = start(), start()
+    for one, other in itertools.combinations(first + others, 2):
+        assert not np.array_equal(one, other)
     keras.utils.set_random_seed(1)
     for one, again in zip(first, start()):
         np.testing.assert_array_equal(one, again)
@@ -225,18 +230,6 @@ def test_config_round_trip(case):
     assert json.dumps(copy.get_config()) == config
     copy.build(None)
     assert [w.shape for w in copy.weights] == [w.shape for w in layer.weights]
-
-
-def test_numpy_arguments_can_be_saved():
-    layer = AdaptiveEmbedding(V, D, cutoffs=np.array([5, 11]))
-    assert json.loads(json.dumps(layer.get_config()))["cutoffs"] == [5, 11]
-
-
-def test_the_callers_list_is_left_alone():
-    cutoffs = [5, 11]
-    layer = AdaptiveEmbedding(V, D, cutoffs=cutoffs)
-    cutoffs.append(13)
-    assert layer.get_config()["cutoffs"] == [5, 11]
 
 
 def test_saving(tmp_path):
@@ -262,17 +255,91 @@ def test_refused_ids(ids, message):
         make("div2")(ids)
 
 
+@keras.saving.register_keras_serializable(package="test_embedding")
+class LanguageModel(keras.Model):
+    """As a user writes one: no `build`, and a head that `call` may leave alone."""
+
+    def __init__(self, head_in_call=True, **kwargs):
+        super().__init__(**kwargs)
+        self.head_in_call = head_in_call
+        self.embedding = AdaptiveEmbedding(V, D, cutoffs=TAILS, div_val=2)
+        self.dense = keras.layers.Dense(D)
+        self.head = AdaptiveSoftmax(D, V, cutoffs=TAILS, div_val=2, tied_to=self.embedding)
+
+    def call(self, ids):
+        hidden = self.dense(self.embedding(ids))
+        return self.head(hidden) if self.head_in_call else hidden
+
+    def get_config(self):
+        return {**super().get_config(), "head_in_call": self.head_in_call}
+
+
+def functional_model():
+    ids = keras.Input((None,), dtype="int32")
+    embedding = AdaptiveEmbedding(V, D, cutoffs=TAILS, div_val=2)
+    head = AdaptiveSoftmax(D, V, cutoffs=TAILS, div_val=2, tied_to=embedding)
+    return keras.Model(ids, head(keras.layers.Dense(D)(embedding(ids))))
+
+
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    "construct", [functional_model, LanguageModel, lambda: LanguageModel(head_in_call=False)]
+)
+def test_a_saved_model_is_still_tied(construct, tmp_path):
+    def parts(model):
+        wanted = (AdaptiveEmbedding, keras.layers.Dense, AdaptiveSoftmax)
+        return [next(x for x in model.layers if isinstance(x, one)) for one in wanted]
+
+    def probabilities(model, ids):
+        embedding, dense, head = parts(model)
+        return head(dense(embedding(ids)))
+
+    model, ids = construct(), np.arange(V)[None]
+    model(ids)
+    probabilities(model, ids)
+    randomize(model)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(probabilities(loaded, ids), probabilities(model, ids))
+    embedding, _, head = parts(loaded)
+    assert head.tied_to is embedding
+    tied = zip(head.tables + head.projections, embedding.tables + embedding.projections)
+    assert all(one is other for one, other in tied)
+    assert loaded.count_params() == model.count_params()
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)
+
+    zipfile.ZipFile(tmp_path / "model.keras").extract("model.weights.h5", tmp_path)
+    stored = []
+    with h5py.File(tmp_path / "model.weights.h5") as file:
+        file.visititems(lambda _, x: stored.append(x.size) if isinstance(x, h5py.Dataset) else None)
+    assert sum(stored) == model.count_params()  # each once
+
+
+@pytest.mark.parametrize(
+    ("embedding", "kwargs", "message"),
     [
-        ({"cutoffs": [11, 5]}, r"Cutoffs must rise.*\[11, 5\]"),
-        ({"cutoffs": [5, V]}, rf"between 1 and vocabulary size - 1 = {V - 1}"),
-        ({"cutoffs": 5}, r"Cutoffs must be a list.*Received: 5.*Try: \[5\]"),
-        ({"cutoffs": [5, 11], "div_val": 5}, r"width of at least 1.*\[19, 3, 0\]"),
-        ({"div_val": 0.5}, r"div_val must be at least 1"),
-        ({"embed_dim": 0}, r"width must be a positive integer.*0"),
+        ({"cutoffs": (3, 5)}, {}, r"same clusters.*\(3, 5, 24\).*\(3, 5\)"),
+        ({"input_dim": 37}, {}, r"same clusters.*vocab_size=29.*vocab_size=37"),
+        ({"div_val": 1}, {}, r"same cluster widths.*\(19, 9, 4, 2\).*\(19, 19, 19, 19\)"),
+        ({"force_projection": False}, {}, r"Cluster 0 has a projection here and none in the"),
+        ({"output_dim": 23, "embed_dim": 19}, {}, r"input_dim=19 here, output_dim=23 in the"),
+        (None, {"bind_embeddings": True}, r"tied_to=None. Pass tied_to=<the AdaptiveEmbedding>"),
+        (None, {"bind_projections": [False] * 3 + [True]}, r"Received: tied_to=None"),
+        ({}, {"bind_embeddings": [True]}, r"bind_embeddings must be.*each of the 4 clusters"),
+        (None, {"tied_to": keras.layers.Embedding(V, D)}, r"must be the AdaptiveEmbedding"),
     ],
 )
-def test_refused_arguments(arguments, message):
+def test_refused_ties(embedding, kwargs, message):
+    if embedding is not None:
+        options = {"input_dim": V, "output_dim": D, "cutoffs": TAILS, "div_val": 2}
+        kwargs = {**kwargs, "tied_to": AdaptiveEmbedding(**{**options, **embedding})}
     with pytest.raises(ValueError, match=message):
-        AdaptiveEmbedding(V, D, **arguments)
+        AdaptiveSoftmax(D, V, cutoffs=TAILS, div_val=2, **kwargs)
+
+
+def test_what_misfits_only_where_it_is_bound_can_be_tied():
+    embedding = AdaptiveEmbedding(V, 23, 19, TAILS, 2)
+    head = AdaptiveSoftmax(D, V, None, TAILS, 2, tied_to=embedding, bind_projections=False)
+    head.build(None)
+    assert head.tables == embedding.tables
+    assert head.projections[0].shape == (19, D)
+    assert len(head.tied_to.weights) == 8

@@ -1,9 +1,10 @@
-"""TransformerXL as a Keras model: fit, evaluate, predict, compile, and .keras files.
+"""Training: the loss and its gradients, fit, evaluate, predict, compile, and .keras files.
 
 B batch, L segment length.
 """
 
 import dataclasses
+import functools
 
 import keras
 import numpy as np
@@ -19,8 +20,10 @@ CONFIG = ModelConfig(
     num_heads=3,
     head_dim=5,
     feed_forward_dim=11,
-    cutoffs=(5, 13),
+    cutoffs=(5,),
     div_val=2,
+    # Shared biases and few layers: these tests are about Keras, and tracing takes the time.
+    block_pattern="aaf",
     memory_length=7,
     untie_position_biases=False,
     final_norm=True,
@@ -43,12 +46,8 @@ BATCHES[2][2][:] = 0
 
 
 def dataset(batches=BATCHES):
-    signature = (
-        tf.TensorSpec([None, LENGTH], tf.int32),
-        tf.TensorSpec([None, LENGTH], tf.int32),
-        tf.TensorSpec([None, LENGTH], tf.float32),
-    )
-    return tf.data.Dataset.from_generator(lambda: iter(batches), output_signature=signature)
+    first, *others = [tf.data.Dataset.from_tensors(batch) for batch in batches]
+    return functools.reduce(lambda joined, other: joined.concatenate(other), others, first)
 
 
 def make(**changes):
@@ -75,6 +74,38 @@ def expected(model):
     return mean
 
 
+@pytest.mark.parametrize("training", [False, True])
+def test_loss_is_the_weighted_sum(model, training):
+    # Without dropout, training and evaluation are one function.
+    tokens, targets, weights = BATCHES[1]
+    _, memory = model(tokens[::-1])
+    variables = [variable.value for variable in model.trainable_variables]
+    with tf.GradientTape(persistent=True) as tape:
+        nll, expected_memory = model.nll(tokens, targets, memory)
+        expected = tf.reduce_sum(weights * nll)
+        loss, next_memory = model.loss(tokens, targets, weights, memory, training=training)
+    assert (loss.shape, loss.dtype) == ([], tf.float32)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    tf.nest.map_structure(np.testing.assert_array_equal, next_memory, expected_memory)
+    for one, other in zip(tape.gradient(loss, variables), tape.gradient(expected, variables)):
+        one, other = tf.convert_to_tensor(one), tf.convert_to_tensor(other)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"untie_position_biases": True, "tie_tables": False}])
+def test_every_weight_gets_a_gradient_in_training(changes):
+    model = make(**changes, dropout=0.1, attention_dropout=0.1)
+    tokens = np.arange(2 * 23).reshape(2, 23) % 23  # each id, so that each row of a table counts
+    _, memory = model(tokens)
+    variables = model.trainable_variables
+    with tf.GradientTape() as tape:
+        loss, _ = model.loss(tokens, tokens, np.ones([2, 23]), memory, training=True)
+    for variable, gradient in zip(
+        variables, tape.gradient(loss, [variable.value for variable in variables])
+    ):
+        assert np.abs(tf.convert_to_tensor(gradient)).max() > 1e-3, variable.path
+
+
 def test_evaluate_gives_the_mean_over_tokens(model, expected):
     result = model.evaluate(dataset(), verbose=0, return_dict=True)
     assert set(result) == {"loss", "perplexity"}
@@ -85,7 +116,9 @@ def test_evaluate_gives_the_mean_over_tokens(model, expected):
 
 
 def test_fit_reports_the_mean_over_tokens(model, expected):
-    history = model.fit(dataset(), validation_data=dataset(), epochs=2, verbose=0).history
+    history = model.fit(
+        dataset(), shuffle=False, validation_data=dataset(), epochs=2, verbose=0
+    ).history
     assert set(history) == {"loss", "perplexity", "val_loss", "val_perplexity"}
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(history[name], [expected] * 2, rtol=1e-6)
@@ -118,29 +151,21 @@ def test_one_step_of_fit_follows_the_gradient_of_the_mean():
         mean = tf.reduce_sum(weights * nll) / tf.reduce_sum(weights)
     gradients = tape.gradient(mean, [variable.value for variable in variables])
     model.compile(keras.optimizers.SGD(0.5))
-    model.fit(dataset(BATCHES[1:2]), verbose=0)
+    model.fit(dataset(BATCHES[1:2]), shuffle=False, verbose=0)
     for variable, start, gradient in zip(variables, before, gradients):
         moved = start - 0.5 * tf.convert_to_tensor(gradient).numpy()
-        np.testing.assert_allclose(variable, moved, rtol=1e-5, atol=1e-6, err_msg=variable.path)
+        np.testing.assert_allclose(
+            variable.numpy(), moved, rtol=1e-5, atol=1e-6, err_msg=variable.path
+        )
 
 
 def test_a_batch_of_padding_moves_nothing():
     model = make()
-    model.compile(keras.optimizers.SGD(0.5))
+    model.compile(keras.optimizers.SGD(0.5), run_eagerly=True)
     before = model.get_weights()
-    model.fit(dataset(BATCHES[2:]), verbose=0)
+    model.fit(dataset(BATCHES[2:]), shuffle=False, verbose=0)
     for start, now in zip(before, model.get_weights()):
         np.testing.assert_array_equal(start, now)
-
-
-def test_fit_learns():
-    model = make(dropout=0.1)
-    model.compile(keras.optimizers.Adam(1e-2))
-    tokens = np.tile(np.arange(23, dtype=np.int32), 2)[: 5 * LENGTH].reshape(5, LENGTH)
-    targets = (tokens + 1) % 23
-    history = model.fit(tokens, targets, epochs=30, verbose=0).history
-    # The next id follows from this one, so the loss has no floor but noise's.
-    assert history["loss"][-1] < 0.25 * history["loss"][0]
 
 
 @pytest.mark.parametrize(
@@ -186,8 +211,8 @@ def test_summary_counts_every_weight_once(model):
 
 def test_keras_file(tmp_path):
     model = make(tie_projections="all")
-    model.compile(keras.optimizers.Adam(1e-2))
-    model.fit(dataset(), verbose=0)
+    model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
+    model.fit(dataset(), shuffle=False, verbose=0)
     path = tmp_path / "model.keras"
     model.save(path)
     loaded = keras.saving.load_model(path)
@@ -205,8 +230,9 @@ def test_keras_file(tmp_path):
     for saved, now in zip(model.nll(tokens, targets, memory), loaded.nll(tokens, targets, memory)):
         tf.nest.map_structure(np.testing.assert_array_equal, saved, now)
     # The optimizer goes on where it was: another step makes the same weights.
+    loaded.run_eagerly = True  # not part of the file
     for one in (model, loaded):
         one.fit(tokens, targets, sample_weight=weights, shuffle=False, verbose=0)
     assert loaded.optimizer.iterations == 4
     for variable, saved in zip(loaded.trainable_variables, model.trainable_variables):
-        np.testing.assert_array_equal(variable, saved, err_msg=variable.path)
+        np.testing.assert_array_equal(variable.numpy(), saved.numpy(), err_msg=variable.path)

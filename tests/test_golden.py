@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from tests.reference import golden
-from transformer_xl.model import TransformerXL
+from transformer_xl import TransformerXL
 from transformer_xl.pretrained import assign_huggingface_weights, config_from_huggingface
 
 SEGMENTS, LENGTH = 4, 7
@@ -80,3 +80,67 @@ def test_four_segments(case, jit_compile):
     for n, layer in enumerate(memory.hidden):
         assert_close(layer, arrays[f"memory_{n}"])
     assert_close(log_prob_last, arrays["log_prob_last"])
+
+
+def with_weight(name, change):
+    """A change of a state dict: `change` of one weight, which may be new; None takes it out."""
+
+    def changed(weights):
+        value = change(weights.get(name))
+        rest = {other: weight for other, weight in weights.items() if other != name}
+        return rest if value is None else {**rest, name: value}
+
+    return changed
+
+
+R_NET = "transformer.layers.{}.dec_attn.r_net.weight"
+
+
+@pytest.mark.parametrize(
+    "changed, message",
+    [
+        (
+            with_weight("crit.cluster_weight", lambda _: None),
+            "no weight 'crit.cluster_weight'",
+        ),
+        (
+            with_weight(R_NET.format(1), lambda _: None),
+            f"no weight '{R_NET.format(1)}'",
+        ),
+        (
+            with_weight(R_NET.format(3), lambda _: np.ones([64, 64])),
+            rf"weights that the model lacks: \['{R_NET.format(3)}'\]",
+        ),
+        (
+            with_weight("transformer.layers.0.pos_ff.CoreNet.0.bias", lambda bias: bias[1:]),
+            r"feed_forward/inner_bias has shape \(96,\). Received: \(95,\)",
+        ),
+        (
+            with_weight("transformer.word_emb.emb_layers.0.weight", lambda table: table[:, 1:]),
+            r"embedding/table_0 has shape \(20, 64\). Received: \(20, 63\)",
+        ),
+        (
+            with_weight("crit.out_layers.1.weight", lambda table: table + 1),
+            "embedding/table_1 is tied, but its two copies in the checkpoint differ",
+        ),
+        (
+            with_weight("crit.out_projs.1", lambda projection: projection + 1),
+            "embedding/projection_1 is tied, but its two copies in the checkpoint differ",
+        ),
+    ],
+)
+def test_mapping_refuses_weights_that_do_not_fit(changed, message):
+    with pytest.raises(ValueError, match=message):
+        assign_huggingface_weights(model_of("div4"), changed(weights_of(load("div4"))))
+
+
+def test_mapping_does_without_the_frequencies():
+    # Some versions write this constant into the state dict and some do not.
+    without = with_weight("transformer.pos_emb.inv_freq", lambda _: None)
+    assign_huggingface_weights(model_of("div4"), without(weights_of(load("div4"))))
+
+
+@pytest.mark.parametrize("name, value", [("attn_type", 1), ("sample_softmax", 5)])
+def test_models_of_another_kind_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"Only relative attention .*{name}={value}"):
+        config_from_huggingface({**config_of(load("div4")), name: value})

@@ -74,7 +74,7 @@ class RelativeAttention(keras.layers.Layer):
 
     Call arguments:
       hidden: `[B, L, D]`, the segment.
-      memory: `[B, M, D]`, what went before; gets no gradient.
+      memory: `[B, M, D]`, what went before.
       positions: `[S, D]`, the sinusoids of the distances `S - 1 .. 0`.
       visible: bool `[B, 1, L, S]`, which keys each query sees.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
@@ -120,16 +120,21 @@ class RelativeAttention(keras.layers.Layer):
             self.biases.build(None)
 
     def call(self, hidden, memory, positions, visible, seed=None):
-        # Memory and segment are projected apart, so that no gradient is computed for memory.
+        # Memory and segment are projected apart, so that no gradient is computed for memory,
+        # which the caller has stopped.
         kernel = tf.convert_to_tensor(self.key_value_kernel)
-        key_value = tf.concat(
-            [tf.tensordot(tf.stop_gradient(memory), kernel, 1), tf.tensordot(hidden, kernel, 1)], 1
-        )
+        key_value = tf.concat([tf.tensordot(memory, kernel, 1), tf.tensordot(hidden, kernel, 1)], 1)
         key_BSI, value_BSI = tf.split(key_value, 2, axis=-1)
         key_BHSK, value_BHSK = self._heads(key_BSI), self._heads(value_BSI)
         query_BHLK = self._heads(tf.tensordot(hidden, self.query_kernel, 1))
         # Distances do not depend on the row of the batch, so they are projected once.
         position_HSK = self._heads(tf.matmul(positions, self.position_kernel)[None])[0]
+
+        if self.num_heads == 1:
+            # A product broadcast from [1, S, K] corrupts memory in TensorFlow 2.21 on CPUs
+            # (tensorflow#117700).
+            batch_size = shape_of(hidden)[0]
+            position_HSK = tf.tile(position_HSK[None], [batch_size, 1, 1, 1])
 
         content_bias, position_bias = self.biases.vectors()
         scale = tf.constant(self.head_dim**-0.5, query_BHLK.dtype)

@@ -199,6 +199,8 @@ class DecoderBlock(keras.layers.Layer):
         first = self.layer_norm == "pre"
         inputs = self.norm(hidden) if first else hidden
         if self.attends:
+            # Here and not behind the norm, whose own weights do get a gradient from memory.
+            memory = tf.stop_gradient(memory)
             memory = self.norm(memory) if first else memory
             outputs = self.inner(inputs, memory, positions, visible, seed=seed)
         else:

@@ -5,6 +5,7 @@ model that learns the built-in corpus in minutes on a CPU.
 """
 
 import dataclasses
+import numbers
 
 from adaptive.clusters import Clusters, per_cluster
 
@@ -78,8 +79,8 @@ class ModelConfig:
 
     def __post_init__(self):
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        for name in ("num_layers", "model_dim", "num_heads", "feed_forward_dim"):
-            at_least(self, name, 1)
+        for name in ("vocab_size", "num_layers", "model_dim", "num_heads", "feed_forward_dim"):
+            whole(self, name, 1)
         if self.model_dim % 2:
             raise ValueError(
                 "model_dim must be even, since positions are half sines and half cosines. "
@@ -95,7 +96,8 @@ class ModelConfig:
                     "other values for these."
                 )
             set_field("head_dim", self.model_dim // self.num_heads)
-        at_least(self, "head_dim", 1)
+        whole(self, "head_dim", 1)
+        whole(self, "embedding_dim", 1)
         clusters = Clusters(self.vocab_size, tuple(self.cutoffs))
         clusters.widths(self.embedding_dim, self.div_val)
         set_field("cutoffs", clusters.cutoffs)
@@ -192,6 +194,13 @@ class TrainConfig:
             at_least(self, name, 0)
         if self.eval_segment_length is not None:
             at_least(self, "eval_segment_length", 1)
+        if self.eval_memory_length is not None:
+            at_least(self, "eval_memory_length", 0)
+        if self.eval_clamp_length not in (None, -1) and self.eval_clamp_length < 1:
+            raise ValueError(
+                "eval_clamp_length must be at least 1, or -1 for no bound. "
+                f"Received: {self.eval_clamp_length}."
+            )
         one_of(self, "optimizer", ("adam",))
         one_of(self, "schedule", ("cosine", "inverse_sqrt", "constant"))
         one_of(self, "cosine_from", ("start", "warmup_end"))
@@ -256,3 +265,10 @@ def one_of(config, name: str, choices):
     value = getattr(config, name)
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {value!r}.")
+
+
+def whole(config, name: str, bound):
+    """Refuses a field that is not an integer, or below its bound."""
+    value = getattr(config, name)
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < bound:
+        raise ValueError(f"{name} must be an integer of at least {bound}. Received: {value!r}.")

@@ -41,6 +41,9 @@ def generate(
             "A prompt must have the shape [B, P] with at least one token. "
             f"Received: shape {prompt.shape}."
         )
+    if not prompt.dtype.is_integer:
+        raise ValueError(f"A prompt must be integer ids. Received: dtype {prompt.dtype}.")
+    model.embedding.clusters.check_ids(prompt, "The tokens of a prompt")
     for name, value, fine in (
         ("num_tokens must be at least 1", num_tokens, num_tokens >= 1),
         ("temperature must be at least 0", temperature, temperature >= 0),
@@ -80,14 +83,14 @@ def _choose(log_prob_BV, seed, temperature: float, top_k: int, top_p: float):
     if temperature == 0:
         return tf.argmax(log_prob_BV, -1, output_type=tf.int32)
     logits = log_prob_BV / temperature
-    if top_k:
-        kth = tf.math.top_k(logits, min(top_k, logits.shape[-1])).values[:, -1:]
-        logits = tf.where(logits >= kth, logits, -1e30)
+    if not top_k and top_p == 1:
+        return tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)[:, 0]
+    # In falling order, so that of equal tokens no more stay than asked for.
+    size = logits.shape[-1]
+    logits, ids = tf.math.top_k(logits, min(top_k, size) if top_k else size)
     if top_p < 1:
-        falling = tf.sort(logits, direction="DESCENDING")
-        probabilities = tf.nn.softmax(falling)
         # A token stays if those before it do not yet add up to p; so the first always does.
-        stays = tf.cumsum(probabilities, axis=-1, exclusive=True) < top_p
-        lowest = tf.reduce_min(tf.where(stays, falling, falling[:, :1]), -1, keepdims=True)
-        logits = tf.where(logits >= lowest, logits, -1e30)
-    return tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)[:, 0]
+        before = tf.cumsum(tf.nn.softmax(logits), axis=-1, exclusive=True)
+        logits = tf.where(before < top_p, logits, -1e30)
+    drawn = tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)
+    return tf.gather(ids, drawn, batch_dims=1)[:, 0]

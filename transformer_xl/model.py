@@ -106,7 +106,10 @@ class TransformerXL(keras.Model):
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
-        for layer in (self.embedding, *self.blocks, self.head):
+        # A shape, since Keras' summary asks the embedding for its output's.
+        if not self.embedding.built:
+            self.embedding.build((None, None))
+        for layer in (*self.blocks, self.head):
             if not layer.built:
                 layer.build(None)
         if self.final_norm is not None:
@@ -255,7 +258,9 @@ class TransformerXL(keras.Model):
         tokens, targets, weights = _unpack(data)
         total = tf.reduce_sum(weights)
         with tf.GradientTape() as tape:
-            loss, _ = self.loss(tokens, targets, weights / total, training=True)
+            loss, _ = self.loss(
+                tokens, targets, tf.math.divide_no_nan(weights, total), training=True
+            )
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
@@ -265,7 +270,7 @@ class TransformerXL(keras.Model):
     def test_step(self, data):
         tokens, targets, weights = _unpack(data)
         total = tf.reduce_sum(weights)
-        loss, _ = self.loss(tokens, targets, weights / total, training=False)
+        loss, _ = self.loss(tokens, targets, tf.math.divide_no_nan(weights, total), training=False)
         return self._report(loss, total)
 
     def predict_step(self, data):

@@ -38,8 +38,8 @@ class Checkpoints:
             os.path.join(directory, "best"),
             max_to_keep=1,
         )
-        self._memory = None
         self._directory = directory
+        self._memory = self._states = None  # made when memory's shape is known
         if optimizer is not None:
             self._state = {
                 "model": self._model,
@@ -66,7 +66,7 @@ class Checkpoints:
         if manager.latest_checkpoint is None:
             return None
         manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-        return self._memory_value()
+        return tf.nest.map_structure(tf.identity, self._memory)
 
     def save(self, step: int, memory: Memory):
         """Writes the state after `step` steps."""
@@ -99,20 +99,16 @@ class Checkpoints:
         self._best.checkpoint.restore(self._best.latest_checkpoint).assert_consumed()
 
     def _manager(self, memory: Memory):
-        """The manager of the states; memory's shape is known only when it is first seen."""
-        if self._memory is None:
+        """The manager of the states, for memory of this shape."""
+        if self._states is None:
             self._memory = tf.nest.map_structure(
                 lambda value: tf.Variable(value, dtype=value.dtype), memory
             )
-            self._manager_ = tf.train.CheckpointManager(
-                tf.train.Checkpoint(
-                    memory={"hidden": list(self._memory.hidden), "valid": self._memory.valid},
-                    **self._state,
-                ),
-                self._directory,
-                max_to_keep=_KEPT,
+            checkpoint = tf.train.Checkpoint(
+                memory={"hidden": list(self._memory.hidden), "valid": self._memory.valid},
+                **self._state,
             )
-        return self._manager_
-
-    def _memory_value(self) -> Memory:
-        return tf.nest.map_structure(tf.identity, self._memory)
+            self._states = tf.train.CheckpointManager(
+                checkpoint, self._directory, max_to_keep=_KEPT
+            )
+        return self._states

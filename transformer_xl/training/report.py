@@ -109,6 +109,9 @@ class Reporter:
             if points:
                 axes.plot(*zip(*points), style, label=_SPLIT_NAMES[split], markersize=4)
         axes.set(xlabel="step", ylabel="perplexity", yscale="log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter("{x:,.0f}")
+        axes.yaxis.set_minor_formatter("{x:,.0f}")
         axes.grid(alpha=0.3, which="both")
         if axes.lines:
             axes.legend()

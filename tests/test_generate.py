@@ -1,0 +1,162 @@
+"""Decoding: greedy against full re-computation, sampling against the distribution it draws from.
+
+B batch, P prompt length, V vocabulary.
+"""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transformer_xl import ModelConfig, TransformerXL
+from transformer_xl.generate import generate
+
+VOCAB = 11
+CONFIG = ModelConfig(
+    vocab_size=VOCAB,
+    num_layers=2,
+    model_dim=6,
+    num_heads=2,
+    feed_forward_dim=7,
+    block_pattern="aaf",
+    # A random model with untied tables does not just repeat its last word.
+    tie_tables=False,
+    init_stddev=0.4,
+    memory_length=13,
+    # Decoding must not drop.
+    dropout=0.3,
+)
+PROMPT = np.array([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3], [5, 8, 9, 7, 9]], np.int32)
+MANY = 2000
+
+
+@pytest.fixture(scope="module")
+def model():
+    keras.utils.set_random_seed(3)
+    return TransformerXL(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def greedy(model):
+    return generate(model, PROMPT, 7, seed=(0, 0), temperature=0).numpy()
+
+
+def test_greedy_equals_the_argmax_of_the_whole_text(model, greedy):
+    text = PROMPT
+    for _ in range(7):
+        log_prob, _ = model.log_prob(text)
+        text = np.concatenate([text, np.argmax(log_prob[:, -1:], -1).astype(np.int32)], 1)
+    np.testing.assert_array_equal(greedy, text[:, 5:])
+    assert greedy.dtype == np.int32
+    # Else a model that says one word for ever would pass.
+    assert len(np.unique(greedy)) > 3
+
+
+def test_memory_length_bounds_what_is_remembered(model, greedy):
+    memory = model.initial_memory(3, 2)
+    log_prob, memory = model.log_prob(PROMPT, memory)
+    expected = []
+    for _ in range(7):
+        expected.append(np.argmax(log_prob[:, -1:], -1))
+        log_prob, memory = model.log_prob(expected[-1], memory)
+    short = generate(model, PROMPT, 7, seed=(0, 0), temperature=0, memory_length=2)
+    np.testing.assert_array_equal(short, np.concatenate(expected, 1))
+    assert not np.array_equal(short, greedy)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 1}, {"top_p": 1e-6}])
+def test_greedy_in_other_words(model, greedy, settings):
+    np.testing.assert_array_equal(generate(model, PROMPT, 7, seed=(5, 6), **settings), greedy)
+
+
+def test_a_seed_gives_its_text(model):
+    first, again, other = (
+        generate(model, tf.constant(PROMPT, tf.int64), 7, seed).numpy()
+        for seed in ((1, 2), tf.constant([1, 2]), (1, 3))
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert first.shape == (3, 7)
+
+
+def filtered(log_prob, temperature=1.0, top_k=0, top_p=1.0):
+    """The distribution to draw from, token by token."""
+    powers = np.exp(np.asarray(log_prob, np.float64) / temperature)
+    probabilities = powers / powers.sum()
+    falling = sorted(range(VOCAB), key=lambda token: -probabilities[token])
+    if top_k:
+        falling = falling[:top_k]
+    total = sum(probabilities[token] for token in falling)
+    result, reached = np.zeros(VOCAB), 0.0
+    for token in falling:
+        if reached < top_p:
+            result[token] = probabilities[token]
+            reached += probabilities[token] / total
+    return result / result.sum()
+
+
+def check_draws(draws, expected):
+    """Never outside the set; inside, chi-square that chance exceeds once in 10,000."""
+    counts = np.bincount(draws, minlength=VOCAB)
+    inside = expected > 0
+    assert not counts[~inside].any()
+    wanted = len(draws) * expected[inside]
+    statistic = np.sum((counts[inside] - wanted) ** 2 / wanted)
+    freedom, x = inside.sum() - 1, math.log(10_000)
+    assert statistic <= freedom + 2 * math.sqrt(freedom * x) + 2 * x  # Laurent and Massart (2000)
+
+
+@pytest.mark.parametrize(
+    "settings, size",
+    [
+        ({}, 11),
+        ({"temperature": 0.6}, 11),
+        ({"top_k": 4}, 4),
+        ({"top_k": 100, "top_p": 0.6}, 4),
+        ({"top_k": 4, "top_p": 0.7, "temperature": 1.5}, 3),
+    ],
+)
+def test_draws_follow_the_distribution(model, settings, size):
+    prompt = PROMPT[:1]
+    draws = generate(model, np.repeat(prompt, MANY, 0), 2, seed=(7, 8), **settings).numpy()
+    expected = filtered(model.log_prob(prompt)[0][0, -1], **settings)
+    # Cuts the vocabulary where it is meant to, so that the sets are worth testing.
+    assert np.sum(expected > 0) == size
+    check_draws(draws[:, 0], expected)
+    # The second token, after the commonest first one.
+    first = np.argmax(expected)
+    text = np.append(prompt, [[first]], 1).astype(np.int32)
+    after = filtered(model.log_prob(text)[0][0, -1], **settings)
+    check_draws(draws[draws[:, 0] == first, 1], after)
+
+
+@pytest.mark.parametrize("settings", [{"top_k": 3}, {"top_p": 0.25}])
+def test_equally_likely_tokens_are_not_all_kept(settings):
+    flat = TransformerXL(ModelConfig(vocab_size=VOCAB, num_layers=1, model_dim=2, num_heads=2))
+    for variable in flat.trainable_variables:
+        variable.assign(tf.zeros_like(variable))
+    draws = generate(flat, np.zeros([500, 1], np.int32), 1, seed=(1, 1), **settings)
+    assert len(np.unique(draws)) == 3
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"prompt": [1, 2]}, r"shape \[B, P\].*shape \(2,\)"),
+        ({"prompt": np.zeros([2, 0], np.int32)}, r"at least one token.*shape \(2, 0\)"),
+        ({"prompt": [[3, 11]]}, "ids from 0 to 10. Received ids from 3 to 11"),
+        ({"prompt": [[-1, 3]]}, "ids from 0 to 10. Received ids from -1 to 3"),
+        ({"prompt": [[0.5]]}, "integer ids. Received: dtype .*float32"),
+        ({"num_tokens": 0}, "num_tokens must be at least 1. Received: 0"),
+        ({"temperature": -0.1}, "temperature must be at least 0. Received: -0.1"),
+        ({"top_k": -1}, "top_k must be at least 0. Received: -1"),
+        ({"top_p": 0.0}, "top_p must be above 0 and at most 1. Received: 0.0"),
+        ({"top_p": 1.5}, "top_p must be above 0 and at most 1. Received: 1.5"),
+    ],
+)
+def test_refuses(model, changes, message):
+    arguments = {"prompt": PROMPT, "num_tokens": 3, "seed": (0, 0), **changes}
+    with pytest.raises(ValueError, match=message):
+        generate(model, **arguments)
