@@ -220,7 +220,8 @@ class AdaptiveSoftmax(keras.layers.Layer):
         if sample_weight is not None:
             sample_weight = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
             _check_leading_shape("sample_weight", sample_weight, hidden)
-            if not sample_weight.shape.is_fully_defined():
+            known = sample_weight.shape.is_fully_defined() and targets.shape.is_fully_defined()
+            if not known:
                 # Sizes known only when it runs, where one weight would stand for all.
                 tf.debugging.assert_equal(tf.shape(sample_weight), shape, "sample_weight")
             weights = tf.stop_gradient(tf.reshape(sample_weight, [-1]))
