@@ -1,8 +1,8 @@
 """Adaptive embedding and adaptive softmax: Keras layers for very large vocabularies.
 
->>> from adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+>>> from adaptive import AdaptiveEmbedding, AdaptiveSoftmax, SoftmaxModel
 
-Ids must be sorted by falling frequency: id 0 is the commonest.
+Ids are sorted by falling frequency, id 0 the commonest, or come with an `id_order`.
 """
 
 import keras
@@ -16,6 +16,23 @@ if keras.backend.backend() != "tensorflow":
 
 from .clusters import Clusters
 from .embedding import AdaptiveEmbedding
+from .id_order import id_order_from_counts
+from .log_softmax_with_loss import AdaptiveLogSoftmaxWithLoss
+from .metrics import Accuracy, TopKAccuracy
+from .model import SoftmaxModel
+from .sampled import SampledSoftmax
+from .search import TopK
 from .softmax import AdaptiveSoftmax
 
-__all__ = ["AdaptiveEmbedding", "AdaptiveSoftmax", "Clusters"]
+__all__ = [
+    "Accuracy",
+    "AdaptiveEmbedding",
+    "AdaptiveLogSoftmaxWithLoss",
+    "AdaptiveSoftmax",
+    "Clusters",
+    "SampledSoftmax",
+    "SoftmaxModel",
+    "TopK",
+    "TopKAccuracy",
+    "id_order_from_counts",
+]

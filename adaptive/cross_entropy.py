@@ -26,6 +26,13 @@ class Rows(NamedTuple):
     count: tf.Tensor  # int32 scalar
 
 
+class Smoothing(NamedTuple):
+    """What a row's label is made of: `target * one_hot + columns`; its sum need not be 1."""
+
+    target: tf.Tensor  # float32 [T], what is left on each row's target
+    columns: tf.Tensor  # float32 [V], what is spread over the columns
+
+
 class _Result(NamedTuple):
     nll: tf.Tensor  # float32 [T]
     inputs: tf.Tensor  # float32 [T, E]: the gradients of sum(weights * nll)
@@ -33,7 +40,7 @@ class _Result(NamedTuple):
     bias: tf.Tensor  # float32 [V]
 
 
-def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None):
+def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None, smoothing=None):
     """The negative log-likelihood of each row's target; right for any upstream gradient.
 
     The backward pass computes each chunk's logits a second time, since what a row counts for is
@@ -46,6 +53,8 @@ def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None):
       targets: int32 `[T]` from 0 to V - 1.
       rows: the `Rows` to compute; None for all. The others are 0 and have no gradient.
       chunk_rows: rows in a chunk; None chooses by the size of the logits.
+      smoothing: the `Smoothing` of the labels; None for one-hot labels. The loss of a row is then
+        the cross-entropy with its label, `sum(label * -log_softmax)`.
 
     Returns:
       float32 `[T]`.
@@ -54,10 +63,10 @@ def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None):
     @tf.custom_gradient
     def nll_of(inputs, table, bias):
         sources = _unwatched(inputs, table, bias)
-        values = _run(*sources, targets, None, rows, chunk_rows).nll
+        values = _run(*sources, targets, None, rows, chunk_rows, smoothing).nll
 
         def gradient(upstream):
-            result = _run(inputs, table, bias, targets, upstream, rows, chunk_rows)
+            result = _run(inputs, table, bias, targets, upstream, rows, chunk_rows, smoothing)
             return _as_gradients(result, inputs, table, bias)
 
         return values, gradient
@@ -65,7 +74,7 @@ def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None):
     return nll_of(inputs, table, bias)
 
 
-def linear_loss(inputs, table, bias, targets, weights, rows=None, chunk_rows=None):
+def linear_loss(inputs, table, bias, targets, weights, rows=None, chunk_rows=None, smoothing=None):
     """`sum(weights * nll)`, a float32 scalar, with the gradients formed in the same pass.
 
     What a row counts for is known beforehand here, so each chunk's logits, computed once, give
@@ -78,7 +87,7 @@ def linear_loss(inputs, table, bias, targets, weights, rows=None, chunk_rows=Non
     @tf.custom_gradient
     def loss_of(inputs, table, bias):
         sources = _unwatched(inputs, table, bias)
-        result = _run(*sources, targets, weights, rows, chunk_rows)
+        result = _run(*sources, targets, weights, rows, chunk_rows, smoothing)
         value = tf.reduce_sum(result.nll * weights)
 
         def gradient(upstream):
@@ -93,7 +102,7 @@ def linear_loss(inputs, table, bias, targets, weights, rows=None, chunk_rows=Non
     return loss_of(inputs, table, bias)
 
 
-def _run(inputs, table, bias, targets, weights, rows, chunk_rows) -> _Result:
+def _run(inputs, table, bias, targets, weights, rows, chunk_rows, smoothing) -> _Result:
     """Losses and, where `weights` is given, the gradients of their weighted sum."""
     dtype = inputs.dtype
     table = tf.cast(table, dtype)
@@ -101,9 +110,9 @@ def _run(inputs, table, bias, targets, weights, rows, chunk_rows) -> _Result:
     if num_rows is None:
         num_rows = tf.shape(inputs)[0]
     if chunk_rows is None:
-        chunk_rows = _chunk_rows(num_rows, table.shape[0], rows is not None)
+        chunk_rows = rows_per_chunk(num_rows, table.shape[0], few=rows is not None)
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
-        return _chunk(inputs, table, bias, targets, weights)
+        return _chunk(inputs, table, bias, targets, weights, smoothing)
 
     wanted = num_rows if rows is None else rows.count
     num_chunks = (wanted + chunk_rows - 1) // chunk_rows
@@ -119,8 +128,16 @@ def _run(inputs, table, bias, targets, weights, rows, chunk_rows) -> _Result:
         chunk_weights = None
         if weights is not None:
             chunk_weights = tf.where(real, tf.gather(weights, index), 0.0)
+        chunk_smoothing = smoothing
+        if smoothing is not None:
+            chunk_smoothing = smoothing._replace(target=tf.gather(smoothing.target, index))
         part = _chunk(
-            tf.gather(inputs, index), table, bias, tf.gather(targets, index), chunk_weights
+            tf.gather(inputs, index),
+            table,
+            bias,
+            tf.gather(targets, index),
+            chunk_weights,
+            chunk_smoothing,
         )
         nll = tf.tensor_scatter_nd_add(nll, index[:, None], tf.where(real, part.nll, 0.0))
         if weights is not None:
@@ -143,12 +160,23 @@ def _run(inputs, table, bias, targets, weights, rows, chunk_rows) -> _Result:
     return _Result(*result)
 
 
-def _chunk(inputs, table, bias, targets, weights) -> _Result:
+def _chunk(inputs, table, bias, targets, weights, smoothing) -> _Result:
     logits = tf.matmul(inputs, table, transpose_b=True)
     # Float32 whatever the products' dtype: in bfloat16 a sum over thousands of words is noise.
     logits = tf.cast(logits, tf.float32) + tf.cast(bias, tf.float32)
-    # This kernel returns softmax - one_hot along with the losses.
-    nll, to_logits = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(features=logits, labels=targets)
+    # These kernels return softmax - label along with the losses.
+    if smoothing is None:
+        nll, to_logits = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
+            features=logits, labels=targets
+        )
+    else:
+        one_hot = tf.one_hot(targets, table.shape[0])
+        label = smoothing.target[:, None] * one_hot + smoothing.columns
+        mass = smoothing.target + tf.reduce_sum(smoothing.columns)
+        nll, to_logits = tf.raw_ops.SoftmaxCrossEntropyWithLogits(
+            features=logits, labels=label / mass[:, None]
+        )
+        nll, to_logits = mass * nll, mass[:, None] * to_logits
     if weights is None:
         return _Result(nll, None, None, None)
     to_logits *= weights[:, None]
@@ -162,16 +190,23 @@ def _chunk(inputs, table, bias, targets, weights) -> _Result:
     )
 
 
-def _chunk_rows(num_rows, num_columns: int, few: bool) -> int:
-    """A multiple of 8, bounded by memory; for few of the rows, small beside their number.
+def rows_per_chunk(num_rows, num_columns: int, few: bool, least: int = 64):
+    """A multiple of 8, bounded by the memory that a chunk's logits take.
 
-    A tensor where the number of rows is known only at run time.
+    Args:
+      num_rows: of all, an int or an int32 scalar.
+      num_columns: of the logits.
+      few: whether few of the rows are wanted; a chunk is then small beside their number,
+      least: but not below this.
+
+    Returns:
+      An int, or a tensor where the number of rows is known only at run time.
     """
     most = max(8, CHUNK_BYTES // (4 * num_columns) // 8 * 8)
     if isinstance(num_rows, int):
-        share = min(num_rows, max(64, num_rows // 16)) if few else num_rows
+        share = min(num_rows, max(least, num_rows // 16)) if few else num_rows
         return min(most, max(8, -(-share // 8) * 8))
-    share = tf.minimum(num_rows, tf.maximum(64, num_rows // 16)) if few else num_rows
+    share = tf.minimum(num_rows, tf.maximum(least, num_rows // 16)) if few else num_rows
     return tf.minimum(most, tf.maximum(8, -(-share // 8) * 8))
 
 

@@ -4,10 +4,13 @@ B batch, L length, D output width, C clusters, E a cluster's embedding width.
 """
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from .clusters import Clusters, projected
-from .initializers import fresh
+from .id_order import IdOrder
+from .rows import rows_of
+from .weights import add_weight, weight_config
 
 
 @keras.saving.register_keras_serializable(package="adaptive")
@@ -31,18 +34,28 @@ class AdaptiveEmbedding(keras.layers.Layer):
       force_projection: True puts a projection behind every table, False only behind those that
         are not `output_dim` wide; None does as True, except at `div_val=1` with
         `embed_dim == output_dim`, where there is none.
-      embeddings_initializer: of the tables.
-      projections_initializer: of the projections.
+      embeddings_initializer, embeddings_regularizer, embeddings_constraint: of the tables.
+      kernel_initializer, kernel_regularizer, kernel_constraint: of the projections.
+      mask_zero: whether id 0 is padding, which later layers are told to skip by a mask. Mind that
+        ids are sorted by frequency, where 0 is the commonest word unless padding was put there.
+      return_embeddings: whether to return the tables after the vectors, for an
+        `AdaptiveSoftmax` in a functional model that binds them.
+      return_projections: the same for the projections.
+      id_order: `[input_dim]`, the ids from the commonest to the rarest, for ids that are not
+        sorted by frequency; see `id_order_from_counts`.
 
     Call arguments:
       ids: int tensor `[...]`, from 0 to `input_dim - 1`.
 
     Returns:
-      `[..., output_dim]` in the compute dtype.
+      `[..., output_dim]` in the compute dtype. With `return_embeddings` or `return_projections`
+      a list: this first, then the C tables, float32 `[size_i, E_i]`, then, if any cluster has
+      one, C projections, float32 `[E_i, output_dim]`, a scalar 0 for a cluster without.
 
     Raises:
       ValueError: for unusable cutoffs or widths, for ids that are not integers, and, in eager
-        calls, for ids outside the vocabulary.
+        calls, for ids outside the vocabulary. Compiled code cannot raise: there such an id's
+        vector is NaN.
 
     Example:
       >>> embedding = AdaptiveEmbedding(30, 32, cutoffs=[5, 15, 25], div_val=2)
@@ -59,20 +72,37 @@ class AdaptiveEmbedding(keras.layers.Layer):
         div_val=1,
         force_projection=None,
         embeddings_initializer="uniform",
-        projections_initializer="glorot_uniform",
+        embeddings_regularizer=None,
+        embeddings_constraint=None,
+        kernel_initializer="glorot_uniform",
+        kernel_regularizer=None,
+        kernel_constraint=None,
+        mask_zero=False,
+        return_embeddings=False,
+        return_projections=False,
+        id_order=None,
         **kwargs,
     ):
         # Rows are cast, not tables; the weights say so too, since a model around this layer may
         # have a mixed policy and cast whatever is read inside it.
         super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
         self.input_dim = input_dim
         self.output_dim = output_dim
         self.embed_dim = output_dim if embed_dim is None else embed_dim
         self.div_val = div_val
         self.force_projection = force_projection
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        self.projections_initializer = keras.initializers.get(projections_initializer)
+        self.embeddings_regularizer = keras.regularizers.get(embeddings_regularizer)
+        self.embeddings_constraint = keras.constraints.get(embeddings_constraint)
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_constraint = keras.constraints.get(kernel_constraint)
+        self.mask_zero = mask_zero
+        self.return_embeddings = return_embeddings
+        self.return_projections = return_projections
         self.clusters = Clusters(input_dim, cutoffs)
+        self.id_order = IdOrder(id_order, input_dim)
         self.cutoffs = self.clusters.cutoffs
         self.widths = self.clusters.widths(self.embed_dim, div_val)
         self.projected = projected(self.widths, output_dim, force_projection, div_val)
@@ -80,24 +110,14 @@ class AdaptiveEmbedding(keras.layers.Layer):
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
         self.tables = tuple(
-            self.add_weight(
-                shape=(size, width),
-                initializer=fresh(self.embeddings_initializer),
-                autocast=False,
-                name=f"table_{i}",
-            )
+            add_weight(self, f"table_{i}", (size, width), "embeddings", i)
             for i, (size, width) in enumerate(zip(self.clusters.sizes, self.widths))
         )
         self.projections = tuple(
-            self.add_weight(
-                shape=(width, self.output_dim),
-                initializer=fresh(self.projections_initializer),
-                autocast=False,
-                name=f"projection_{i}",
-            )
-            if has_projection
+            add_weight(self, f"projection_{i}", (width, self.output_dim), "kernel", i)
+            if has
             else None
-            for i, (width, has_projection) in enumerate(zip(self.widths, self.projected))
+            for i, (width, has) in enumerate(zip(self.widths, self.projected))
         )
 
     def load_own_variables(self, store):
@@ -115,10 +135,12 @@ class AdaptiveEmbedding(keras.layers.Layer):
             )
         self.clusters.check_ids(ids, "The inputs of AdaptiveEmbedding")
         ids = tf.cast(ids, tf.int32)
-        cluster_of_id = self.clusters.cluster_of(ids)
-        parts = []
+        outside = (ids < 0) | (ids >= self.input_dim)
+        ranks = self.id_order.to_ranks(tf.where(outside, 0, ids))
+        cluster_of_id = self.clusters.cluster_of(ranks)
+        parts = [tf.where(outside, tf.constant(np.nan, self.compute_dtype), 0)[..., None]]
         for i, (table, projection) in enumerate(zip(self.tables, self.projections)):
-            rows = tf.gather(tf.convert_to_tensor(table), self.clusters.local(ids, i))
+            rows = rows_of(tf.convert_to_tensor(table), self.clusters.local(ranks, i))
             rows = tf.cast(rows, self.compute_dtype)
             if self.clusters.num_clusters > 1:
                 # Zeros for ids of other clusters, so that the parts can be added up: static
@@ -127,12 +149,42 @@ class AdaptiveEmbedding(keras.layers.Layer):
             if projection is not None:
                 rows = tf.tensordot(rows, tf.cast(projection, self.compute_dtype), 1)
             parts.append(rows)
-        return tf.add_n(parts)
+        vectors = tf.add_n(parts[1:]) + parts[0]
+        if not self._returns_weights:
+            return vectors
+        return [vectors, *(tf.convert_to_tensor(weight) for weight in self._returned())]
 
-    def compute_output_shape(self, input_shape):
-        return (*input_shape, self.output_dim)
+    @property
+    def _returns_weights(self):
+        return self.return_embeddings or self.return_projections
+
+    def _returned(self):
+        """The weights that a call returns after the vectors."""
+        tables = self.tables if self.return_embeddings else ()
+        with_projections = self.return_projections and any(self.projected)
+        projections = self.projections if with_projections else ()
+        return [*tables, *(0.0 if weight is None else weight for weight in projections)]
+
+    def compute_mask(self, inputs, mask=None):
+        mask = keras.ops.not_equal(inputs, 0) if self.mask_zero else None
+        if not self._returns_weights:
+            return mask
+        return [mask, *([None] * len(self._returned()))]
+
+    def compute_output_spec(self, ids):
+        vectors = keras.KerasTensor((*ids.shape, self.output_dim), dtype=self.compute_dtype)
+        if not self._returns_weights:
+            return vectors
+        return [
+            vectors,
+            *(
+                keras.KerasTensor(tuple(getattr(weight, "shape", ())), dtype="float32")
+                for weight in self._returned()
+            ),
+        ]
 
     def get_config(self):
+        kinds = ("embeddings", "kernel")
         return {
             **super().get_config(),
             "input_dim": self.input_dim,
@@ -141,6 +193,9 @@ class AdaptiveEmbedding(keras.layers.Layer):
             "cutoffs": list(self.cutoffs),
             "div_val": self.div_val,
             "force_projection": self.force_projection,
-            "embeddings_initializer": keras.initializers.serialize(self.embeddings_initializer),
-            "projections_initializer": keras.initializers.serialize(self.projections_initializer),
+            **weight_config(self, kinds, kinds),
+            "mask_zero": self.mask_zero,
+            "return_embeddings": self.return_embeddings,
+            "return_projections": self.return_projections,
+            "id_order": self.id_order.config(),
         }

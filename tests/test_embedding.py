@@ -199,11 +199,11 @@ def test_weights_start_different():
     """One initializer object draws for all clusters, and each draw has to be its own."""
     shared = keras.initializers.RandomNormal()
     # Tables of 9 words each, and square projections of the same shape.
-    options = dict(cutoffs=(9, 18), force_projection=True, projections_initializer=shared)
+    options = dict(cutoffs=(9, 18), force_projection=True, kernel_initializer=shared)
 
     def start():
         embedding = AdaptiveEmbedding(27, 9, embeddings_initializer=shared, **options)
-        head = AdaptiveSoftmax(9, 27, kernel_initializer=shared, use_bias=False, **options)
+        head = AdaptiveSoftmax(9, 27, embeddings_initializer=shared, use_bias=False, **options)
         embedding.build(None)
         head.build(None)
         return arrays(embedding.weights + head.weights)
@@ -322,8 +322,6 @@ def test_a_saved_model_is_still_tied(construct, tmp_path):
         ({"div_val": 1}, {}, r"same cluster widths.*\(19, 9, 4, 2\).*\(19, 19, 19, 19\)"),
         ({"force_projection": False}, {}, r"Cluster 0 has a projection here and none in the"),
         ({"output_dim": 23, "embed_dim": 19}, {}, r"input_dim=19 here, output_dim=23 in the"),
-        (None, {"bind_embeddings": True}, r"tied_to=None. Pass tied_to=<the AdaptiveEmbedding>"),
-        (None, {"bind_projections": [False] * 3 + [True]}, r"Received: tied_to=None"),
         ({}, {"bind_embeddings": [True]}, r"bind_embeddings must be.*each of the 4 clusters"),
         (None, {"tied_to": keras.layers.Embedding(V, D)}, r"must be the AdaptiveEmbedding"),
     ],

@@ -171,7 +171,7 @@ def test_a_batch_of_padding_moves_nothing():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"loss": "mse"}, r"loss of its own. Received: compile\(loss='mse'\)"),
+        ({"loss": "mse"}, r"loss of its own.*loss='mse'.*with an optimizer only"),
         ({"metrics": ["accuracy"]}, r"Received: metrics=\['accuracy'\]"),
         ({"weighted_metrics": ["accuracy"]}, r"weighted_metrics=\['accuracy'\]"),
     ],
@@ -182,7 +182,7 @@ def test_compile_refuses(arguments, message):
 
 
 def test_tokens_without_targets_are_refused(model):
-    with pytest.raises(ValueError, match=r"take batches \(tokens, targets\)"):
+    with pytest.raises(ValueError, match=r"takes batches \(inputs, targets\).*inputs only"):
         model.predict(BATCHES[0][0], verbose=0)
 
 

@@ -7,7 +7,7 @@ K head size.
 import keras
 import tensorflow as tf
 
-from adaptive.initializers import fresh
+from adaptive.weights import fresh
 from transformer_xl.dropout import dropout
 from transformer_xl.positions import relative_shift
 from transformer_xl.shapes import shape_of

@@ -6,7 +6,7 @@ B batch, L segment length, M memory length, S = M + L key length, D width, F fee
 import keras
 import tensorflow as tf
 
-from adaptive.initializers import fresh
+from adaptive.weights import fresh
 from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.dropout import dropout
 

@@ -1,6 +1,6 @@
 """Decoding: text from the model, one token after another, in one compiled loop.
 
-B batch, P prompt length, V vocabulary.
+B batch, P prompt length.
 """
 
 import tensorflow as tf
@@ -59,9 +59,8 @@ def generate(
         hidden, memory = model(prompt, memory, training=False)
 
         def body(i, last, memory, tokens):
-            log_prob = model.head.log_prob(last)
             step_seed = tf.random.experimental.stateless_fold_in(seed, i)
-            chosen = _choose(log_prob, step_seed, temperature, top_k, top_p)
+            chosen = model.head.sample(last, step_seed, temperature, top_k or None, top_p)
             tokens = tokens.write(i, chosen)
             hidden, memory = model(chosen[:, None], memory, training=False)
             return i + 1, hidden[:, -1], memory, tokens
@@ -76,21 +75,3 @@ def generate(
         return tf.transpose(tokens.stack())
 
     return decode(prompt, tf.cast(seed, tf.int32), memory)
-
-
-def _choose(log_prob_BV, seed, temperature: float, top_k: int, top_p: float):
-    """One id a row, int32 `[B]`."""
-    if temperature == 0:
-        return tf.argmax(log_prob_BV, -1, output_type=tf.int32)
-    logits = log_prob_BV / temperature
-    if not top_k and top_p == 1:
-        return tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)[:, 0]
-    # In falling order, so that of equal tokens no more stay than asked for.
-    size = logits.shape[-1]
-    logits, ids = tf.math.top_k(logits, min(top_k, size) if top_k else size)
-    if top_p < 1:
-        # A token stays if those before it do not yet add up to p; so the first always does.
-        before = tf.cumsum(tf.nn.softmax(logits), axis=-1, exclusive=True)
-        logits = tf.where(before < top_p, logits, -1e30)
-    drawn = tf.random.stateless_categorical(logits, 1, seed, dtype=tf.int32)
-    return tf.gather(ids, drawn, batch_dims=1)[:, 0]

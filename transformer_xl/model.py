@@ -10,6 +10,7 @@ import keras
 import tensorflow as tf
 
 from adaptive import AdaptiveEmbedding, AdaptiveSoftmax
+from adaptive.head_training import HeadTraining, unpacked
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
 from transformer_xl.block import make_blocks, normal
@@ -24,7 +25,7 @@ _FIRST_BLOCK_SITE = 3
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
-class TransformerXL(keras.Model):
+class TransformerXL(HeadTraining, keras.Model):
     """A language model that remembers the segments before, Dai et al. (2019).
 
     "Transformer-XL: Attentive language models beyond a fixed-length context". Input and output
@@ -72,12 +73,12 @@ class TransformerXL(keras.Model):
             "cutoffs": config.cutoffs,
             "div_val": config.div_val,
             "force_projection": config.force_projection,
-            "projections_initializer": normal(config.projection_init_stddev),
+            "embeddings_initializer": normal(config.init_stddev),
+            "kernel_initializer": normal(config.projection_init_stddev),
         }
         self.embedding = AdaptiveEmbedding(
             config.vocab_size,
             config.model_dim,
-            embeddings_initializer=normal(config.init_stddev),
             name="embedding",
             **tables,
             **shared,
@@ -95,13 +96,12 @@ class TransformerXL(keras.Model):
             tied_to=self.embedding if ties else None,
             bind_embeddings=config.tie_tables,
             bind_projections=config.tie_projections,
-            kernel_initializer=normal(config.init_stddev),
+            cluster_initializer=normal(config.init_stddev),
             name="head",
             **tables,
             **shared,
         )
-        self._mean_nll = keras.metrics.Mean(name="loss")
-        self._perplexity = Perplexity(name="perplexity")
+        self._make_metrics()
         self.build(None)
 
     def build(self, input_shape=None):
@@ -228,60 +228,16 @@ class TransformerXL(keras.Model):
         hidden, memory = self(tokens, memory, training=False, **lengths)
         return self.head.log_prob(hidden), memory
 
-    def compile(self, optimizer="rmsprop", metrics=None, weighted_metrics=None, **kwargs):
-        """As in `keras.Model`, without a loss: `fit` minimises `loss`, and reports perplexity.
-
-        Raises:
-          ValueError: for a loss, and for metrics, which would be computed on hidden states.
-        """
-        if metrics or weighted_metrics:
-            raise ValueError(
-                "Keras' metrics would be computed on hidden states. Received: "
-                f"metrics={metrics}, weighted_metrics={weighted_metrics}. Leave them out: "
-                "loss and perplexity are always reported."
-            )
-        super().compile(optimizer=optimizer, **kwargs)
-
-    @property
-    def metrics(self):
-        return [self._mean_nll, self._perplexity]
-
-    def get_compile_config(self):
-        return {"optimizer": keras.saving.serialize_keras_object(self.optimizer)}
-
-    def compile_from_config(self, config):
-        self.compile(**keras.saving.deserialize_keras_object(config))
-        # So that loading finds the optimizer's variables.
-        self.optimizer.build(self.trainable_variables)
-
-    def train_step(self, data):
-        tokens, targets, weights = _unpack(data)
-        total = tf.reduce_sum(weights)
-        with tf.GradientTape() as tape:
-            loss, _ = self.loss(
-                tokens, targets, tf.math.divide_no_nan(weights, total), training=True
-            )
-            scaled = self.optimizer.scale_loss(loss)
-        variables = self.trainable_variables
-        gradients = tape.gradient(scaled, [variable.value for variable in variables])
-        self.optimizer.apply(gradients, variables)
-        return self._report(loss, total)
-
-    def test_step(self, data):
-        tokens, targets, weights = _unpack(data)
-        total = tf.reduce_sum(weights)
-        loss, _ = self.loss(tokens, targets, tf.math.divide_no_nan(weights, total), training=False)
-        return self._report(loss, total)
+    def summed_loss(self, x, y, sample_weight, training):
+        weights = tf.ones(tf.shape(y)) if sample_weight is None else sample_weight
+        weights = tf.cast(weights, tf.float32)
+        summed, _ = self.loss(x, y, weights, training=training)
+        return summed, weights, None
 
     def predict_step(self, data):
         """The negative log-likelihood of each target, float32 `[B, L]`."""
-        tokens, targets, _ = _unpack(data)
+        tokens, targets, _ = unpacked(data)
         return self.nll(tokens, targets, training=False)[0]
-
-    def _report(self, loss, total):
-        for metric in self.metrics:
-            metric.update_state(loss, sample_weight=total)
-        return {metric.name: metric.result() for metric in self.metrics}
 
     @property
     def drops(self) -> bool:
@@ -303,22 +259,3 @@ class TransformerXL(keras.Model):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "config": ModelConfig(**config["config"])})
-
-
-@keras.saving.register_keras_serializable(package="transformer_xl")
-class Perplexity(keras.metrics.Mean):
-    """`exp` of the mean of nats per token, over the whole epoch."""
-
-    def result(self):
-        return tf.exp(super().result())
-
-
-def _unpack(data):
-    tokens, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
-    if targets is None:
-        raise ValueError(
-            "fit, evaluate and predict take batches (tokens, targets) or (tokens, targets, "
-            "weights). Received: tokens only."
-        )
-    weights = tf.ones(tf.shape(targets)) if weights is None else tf.cast(weights, tf.float32)
-    return tokens, targets, weights

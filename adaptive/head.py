@@ -1,0 +1,301 @@
+"""What every head has: checks, losses and predictions on top of its clusters' weights.
+
+T tokens after flattening, D width of the hidden states, V vocabulary.
+"""
+
+import keras
+import tensorflow as tf
+
+from . import factored
+from .clusters import Clusters
+from .cross_entropy import linear_loss, linear_nll
+from .hidden_states import (
+    check_same_shape,
+    check_width,
+    examples,
+    flat_features,
+    refuse_symbolic,
+)
+from .id_order import IdOrder
+from .sampling import draw
+from .search import TopK, search
+from .tail_share import TailShare
+
+
+class SoftmaxHead(keras.layers.Layer):
+    """A distribution over ids, given hidden states; the base of the heads.
+
+    A subclass makes the weights in `build` and hands them out in `linears`.
+
+    Args:
+      input_dim: width of the hidden states, or None where `build` finds it.
+      clusters: of the vocabulary.
+      id_order: `[V]`, the ids from the commonest to the rarest; None if ids are sorted so.
+      ignore_index: a target that costs nothing and has no gradient; None for none. It need not be
+        an id.
+      label_smoothing: the share of each target that training spreads evenly over all ids.
+      **kwargs: of `keras.layers.Layer`.
+    """
+
+    tied_to = None  # the embedding whose weights are used, in the heads that have it
+
+    def __init__(
+        self, input_dim, clusters, id_order=None, ignore_index=None, label_smoothing=0.0, **kwargs
+    ):
+        # Weights are cast where they are used; see `cross_entropy`.
+        super().__init__(autocast=False, **kwargs)
+        self.supports_masking = True
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(
+                f"label_smoothing must be from 0 to below 1. Received: {label_smoothing}."
+            )
+        self.input_dim = input_dim
+        self.width = input_dim  # found by `build` where the argument is None
+        self.clusters: Clusters = clusters
+        self.id_order = IdOrder(id_order, clusters.vocab_size)
+        self.ignore_index = ignore_index
+        self.label_smoothing = float(label_smoothing)
+        self.tail_share = TailShare(self.name)
+
+    @property
+    def trainable(self):
+        return super().trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        # The embedding that this layer is tied to has a switch of its own.
+        shared = [] if self.tied_to is None else [self.tied_to, *self.tied_to.variables]
+        before = [one.trainable for one in shared]
+        keras.layers.Layer.trainable.fset(self, value)
+        for one, was in zip(shared, before):
+            one.trainable = was
+
+    def linears(self) -> tuple[factored.Linear, ...]:
+        """The weights of each cluster."""
+        raise NotImplementedError
+
+    def load_own_variables(self, store):
+        # Not built yet in a model whose `call` does not use this layer, only `nll` or `loss`.
+        if not self.built and store.keys():
+            self.build((None, self.input_dim))
+        super().load_own_variables(store)
+
+    def call(self, hidden):
+        check_width(self, hidden)
+        return tf.exp(self._log_prob(hidden, self.linears()))
+
+    def compute_output_spec(self, hidden):
+        check_width(self, hidden)
+        shape = (*hidden.shape[:-1], self.clusters.vocab_size)
+        return keras.KerasTensor(shape, dtype="float32")
+
+    def log_prob(self, hidden):
+        """The log-probability of every id.
+
+        Args:
+          hidden: `[..., D]`.
+
+        Returns:
+          float32 `[..., V]`.
+
+        Raises:
+          ValueError: for symbolic tensors, or hidden states of another width.
+        """
+        return self._log_prob(self._checked(hidden), self.linears())
+
+    def nll(self, hidden, targets, training=None):
+        """The negative log-likelihood of each target, in the order of the input.
+
+        Right for any upstream gradient; the backward pass computes the logits a second time. Of
+        the tails, only what the targets need is computed.
+
+        Args:
+          hidden: `[..., D]`.
+          targets: int `[...]`, ids from 0 to V - 1, or `ignore_index`, which costs 0.
+          training: True for the loss that training minimises, where that is another one: with
+            label smoothing, or with sampling.
+
+        Returns:
+          float32 `[...]`.
+
+        Raises:
+          ValueError: if the shapes do not fit, or, in eager calls, for ids outside the vocabulary.
+            Compiled code cannot raise: there such an id's loss and all gradients are NaN.
+        """
+        features, ranks, ignored, shape = examples(self, self._checked(hidden), targets)
+        nll = self._nll(features, ranks, training)
+        if ignored is not None:
+            nll = tf.where(ignored, 0.0, nll)
+        return tf.reshape(nll, shape)
+
+    def loss(self, hidden, targets, sample_weight=None, training=None):
+        """The weighted sum of the negative log-likelihoods, by the path made for training.
+
+        With `training=True` the gradients are formed together with the loss, so that each logit
+        is computed once; otherwise none is formed unless a tape asks.
+
+        Args:
+          hidden: `[..., D]`.
+          targets: int `[...]`, as in `nll`.
+          sample_weight: float `[...]`, what each token counts for; None means 1. It has no
+            gradient.
+          training: whether gradients will be wanted.
+
+        Returns:
+          float32 scalar.
+
+        Raises:
+          ValueError: as `nll`.
+        """
+        features, ranks, _, _ = examples(self, self._checked(hidden), targets)
+        weights = tf.reshape(self.target_weights(targets, sample_weight), [-1])
+        return self._loss(features, ranks, weights, training)
+
+    def target_weights(self, targets, sample_weight=None):
+        """What each target counts for in `loss`: its weight, or 0 where it is ignored.
+
+        Args:
+          targets: int `[...]`.
+          sample_weight: float `[...]`; None means 1.
+
+        Returns:
+          float32 `[...]`, without a gradient.
+
+        Raises:
+          ValueError: if the shapes differ.
+        """
+        targets = tf.convert_to_tensor(targets)
+        weights = tf.ones(tf.shape(targets))
+        if sample_weight is not None:
+            sample_weight = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
+            check_same_shape("sample_weight", sample_weight.shape, "targets", targets.shape)
+            if not (sample_weight.shape.is_fully_defined() and targets.shape.is_fully_defined()):
+                # Sizes known only when it runs, where one weight would stand for all.
+                tf.debugging.assert_equal(
+                    tf.shape(sample_weight), tf.shape(targets), "sample_weight"
+                )
+            weights = tf.stop_gradient(sample_weight)
+        if self.ignore_index is not None:
+            weights = tf.where(targets == self.ignore_index, 0.0, weights)
+        return weights
+
+    def predict(self, hidden):
+        """The likeliest id; of equally likely ones the lower.
+
+        Args:
+          hidden: `[..., D]`.
+
+        Returns:
+          int32 `[...]`.
+
+        Raises:
+          ValueError: as `log_prob`.
+        """
+        return self._search(hidden, 1, shift=True).ids[..., 0]
+
+    def top_k(self, hidden, k):
+        """The k likeliest ids, exactly; a tail is computed only where it can hold one of them.
+
+        Args:
+          hidden: `[..., D]`.
+          k: from 1 to V.
+
+        Returns:
+          `TopK(log_probabilities, ids)`, float32 and int32 `[..., k]`, in falling order; of
+          equally likely ids the lower comes first.
+
+        Raises:
+          ValueError: as `log_prob`, and for a k outside its range.
+        """
+        if not 1 <= k <= self.clusters.vocab_size:
+            raise ValueError(f"k must be from 1 to {self.clusters.vocab_size}. Received: k={k}.")
+        return self._search(hidden, int(k))
+
+    def sample(self, hidden, seed, temperature=1.0, top_k=None, top_p=None):
+        """Draws an id for each hidden state.
+
+        Without temperature and bounds a column of the head is drawn first, and then, where that
+        is a tail's, a word inside the tail: the others are not computed. With `top_k` the tails
+        that cannot hold one of the k are not.
+
+        Args:
+          hidden: `[..., D]`.
+          seed: int `[2]`; the same seed gives the same ids for the same shape.
+          temperature: divides the log-probabilities; 0 takes the likeliest id.
+          top_k: draw from the k likeliest ids only; None for all.
+          top_p: draw from the fewest ids whose probabilities, at this temperature and within the
+            k, add up to p (Holtzman et al., 2020); None for all.
+
+        Returns:
+          int32 `[...]`.
+
+        Raises:
+          ValueError: as `log_prob`, and for a value outside its rule.
+        """
+        for rule, value, fine in (
+            ("temperature must be at least 0", temperature, temperature >= 0),
+            ("top_k must be at least 1", top_k, top_k is None or top_k >= 1),
+            ("top_p must be above 0 and at most 1", top_p, top_p is None or 0 < top_p <= 1),
+        ):
+            if not fine:
+                raise ValueError(f"{rule}. Received: {value}.")
+        if temperature == 0:
+            return self.predict(hidden)
+        hidden = self._checked(hidden)
+        features, linears = flat_features(self, hidden), self.linears()
+        settings = (self.clusters, self.id_order, seed, temperature, top_k, top_p)
+        return self._like(hidden, draw(features, linears, *settings))
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "id_order": self.id_order.config(),
+            "ignore_index": self.ignore_index,
+        }
+
+    def _nll(self, features, ranks, training):
+        nll = tf.zeros(tf.shape(ranks))
+        for part in self._parts(features, ranks, training):
+            nll += linear_nll(*part[:-1], smoothing=part.smoothing)
+        return nll
+
+    def _loss(self, features, ranks, weights, training):
+        total = tf.zeros([])
+        for inputs, table, bias, targets, rows, smoothing in self._parts(features, ranks, training):
+            if training:
+                total += linear_loss(
+                    inputs, table, bias, targets, weights, rows, smoothing=smoothing
+                )
+            else:
+                nll = linear_nll(inputs, table, bias, targets, rows, smoothing=smoothing)
+                total += tf.reduce_sum(weights * nll)
+        return total
+
+    def _parts(self, features, ranks, training):
+        smoothing = self.label_smoothing if training else 0.0
+        return factored.parts_of_loss(features, self.linears(), self.clusters, ranks, smoothing)
+
+    def _log_prob(self, hidden, linears):
+        by_rank = factored.log_prob(flat_features(self, hidden), linears, self.clusters)
+        return self._like(hidden, self.id_order.columns_by_id(by_rank))
+
+    def _search(self, hidden, k, shift=False):
+        hidden = self._checked(hidden)
+        features, linears = flat_features(self, hidden), self.linears()
+        found = search(features, linears, self.clusters, self.id_order, k, shift)
+        return TopK(*(self._like(hidden, result) for result in found.best))
+
+    def _like(self, hidden, result):
+        """`[T, ...]` with the leading shape of the hidden states."""
+        last = result.shape[1:]
+        result = tf.reshape(result, tf.concat([tf.shape(hidden)[:-1], last], 0))
+        return tf.ensure_shape(result, [*hidden.shape[:-1], *last])
+
+    def _checked(self, hidden):
+        """The hidden states as a tensor; builds the layer."""
+        refuse_symbolic(self, hidden)
+        hidden = tf.convert_to_tensor(hidden)
+        check_width(self, hidden)
+        if not self.built:
+            self.build(hidden.shape)
+        return hidden

@@ -1,0 +1,161 @@
+"""How a Keras model is trained, evaluated and compiled through a head.
+
+The model returns hidden states; the loss is the head's, a weighted mean over tokens.
+"""
+
+import keras
+import tensorflow as tf
+
+from .metrics import Perplexity, metric_from
+
+
+class Offered:
+    """Metrics, out of sight of Keras, which adds no state to a model that is built already."""
+
+    def __init__(self, metrics):
+        self.metrics = metrics
+
+
+class HeadTraining:
+    """A mixin before `keras.Model`, for models whose loss is `sum(w * nll) / sum(w)`.
+
+    Loss and perplexity are that mean over the whole epoch, not the mean of the batches' means.
+    Under a `tf.distribute` strategy the replicas' sums are added up before the division, so that
+    gradients do not depend on how a batch is split.
+
+    A subclass has `summed_loss` and, if it offers metrics, `likeliest`.
+    """
+
+    offers_metrics = False
+
+    def summed_loss(self, x, y, sample_weight, training):
+        """The loss of a batch.
+
+        Returns:
+          `sum(w * nll)`, a float32 scalar; the targets' weights `w`, float32 of their shape; what
+          `likeliest` needs.
+        """
+        raise NotImplementedError
+
+    def likeliest(self, hidden, k):
+        """The k likeliest ids at each position, int32 `[..., k]`."""
+        raise NotImplementedError
+
+    def _make_metrics(self):
+        self._mean_nll = keras.metrics.Mean(name="loss")
+        self._perplexity = Perplexity(name="perplexity")
+        self._offered = Offered([])
+
+    @property
+    def metrics(self):
+        return [self._mean_nll, self._perplexity, *self._offered.metrics]
+
+    def compile(
+        self,
+        optimizer="rmsprop",
+        loss=None,
+        loss_weights=None,
+        metrics=None,
+        weighted_metrics=None,
+        **kwargs,
+    ):
+        """As in `keras.Model`, without a loss: `fit` minimises the head's.
+
+        Args:
+          optimizer: as in Keras.
+          loss, loss_weights: must be None.
+          metrics: besides loss and perplexity: "accuracy", `Accuracy()`, `TopKAccuracy(k)`.
+          weighted_metrics: the same; all metrics here are weighted.
+          **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution`, `auto_scale_loss`.
+
+        Raises:
+          ValueError: for a loss, and for metrics that would be computed on hidden states.
+        """
+        if loss is not None or loss_weights is not None:
+            raise ValueError(
+                f"{type(self).__name__} has a loss of its own, its head's. Received: "
+                f"loss={loss!r}, loss_weights={loss_weights!r}. Compile it with an optimizer only."
+            )
+        wanted = [*_as_list(metrics), *_as_list(weighted_metrics)]
+        if wanted and not self.offers_metrics:
+            raise ValueError(
+                "Keras' metrics would be computed on hidden states. Received: "
+                f"metrics={metrics}, weighted_metrics={weighted_metrics}. Leave them out: "
+                "loss and perplexity are always reported."
+            )
+        self._offered = Offered([metric_from(one) for one in wanted])
+        super().compile(optimizer=optimizer, **kwargs)
+
+    def get_compile_config(self):
+        config = {
+            **super().get_compile_config(),
+            "metrics": [keras.saving.serialize_keras_object(one) for one in self._offered.metrics],
+        }
+        # Not arguments here; Keras writes down those of its own `compile`.
+        return {key: value for key, value in config.items() if key not in _NOT_OURS}
+
+    def compile_from_config(self, config):
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        # So that loading finds the optimizer's variables.
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        replicas = tf.distribute.get_strategy().num_replicas_in_sync
+        x, y, sample_weight = unpacked(data)
+        with tf.GradientTape() as tape:
+            summed, weights, hidden = self.summed_loss(x, y, sample_weight, training=True)
+            total = tf.reduce_sum(weights)
+            everywhere = total
+            if replicas > 1:
+                context = tf.distribute.get_replica_context()
+                everywhere = context.all_reduce(tf.distribute.ReduceOp.SUM, total)
+            # Divided here and not in the weights: they meet half-precision numbers in the head.
+            loss = tf.math.divide_no_nan(summed, everywhere)
+            for penalty in self.losses:
+                loss += tf.cast(penalty, tf.float32) / replicas
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        self.optimizer.apply(gradients, variables)
+        return self._report(summed, weights, total, y, hidden)
+
+    def test_step(self, data):
+        x, y, sample_weight = unpacked(data)
+        summed, weights, hidden = self.summed_loss(x, y, sample_weight, training=False)
+        return self._report(summed, weights, tf.reduce_sum(weights), y, hidden)
+
+    def _report(self, summed, weights, total, y, hidden):
+        mean = tf.math.divide_no_nan(summed, total)
+        for metric in (self._mean_nll, self._perplexity):
+            metric.update_state(mean, sample_weight=total)
+        if self._offered.metrics:
+            y = tf.reshape(y, tf.shape(weights))
+            ids = self.likeliest(hidden, max(metric.k for metric in self._offered.metrics))
+            for metric in self._offered.metrics:
+                metric.update_state(y, ids, sample_weight=weights)
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+_NOT_OURS = ("loss", "loss_weights", "weighted_metrics")
+
+
+def _as_list(value):
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def unpacked(data):
+    """Inputs, targets and weights or None, from what a data adapter of Keras gives.
+
+    Raises:
+      ValueError: if there are no targets.
+    """
+    x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+    if y is None:
+        raise ValueError(
+            "This model takes batches (inputs, targets) or (inputs, targets, weights). "
+            "Received: inputs only."
+        )
+    return x, y, sample_weight

@@ -1,0 +1,97 @@
+"""Checks of what the heads are given, and targets as the losses need them.
+
+T tokens after flattening, D width of the hidden states, V vocabulary.
+"""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class Examples(NamedTuple):
+    """Hidden states with their targets."""
+
+    features: tf.Tensor  # [T, D], in the compute dtype
+    ranks: tf.Tensor  # int32 [T], of the targets; 0 where there is none to learn
+    ignored: tf.Tensor | None  # bool [T]; None if no target can be
+    shape: tf.Tensor  # of the targets
+
+
+def examples(head, hidden, targets) -> Examples:
+    """Flattens hidden states and targets, and makes targets that are no ids harmless or loud.
+
+    Args:
+      head: with `clusters`, `id_order`, `ignore_index`, `compute_dtype` and `tail_share`.
+      hidden: a tensor `[..., D]`, checked.
+      targets: int `[...]`.
+
+    Raises:
+      ValueError: as `nll` of the heads.
+    """
+    targets = tf.convert_to_tensor(targets)
+    if not targets.dtype.is_integer:
+        raise ValueError(f"Targets must be integer ids. Received: dtype {targets.dtype}.")
+    leading = "the hidden states without the last axis"
+    check_same_shape("targets", targets.shape, leading, hidden.shape[:-1])
+    shape = tf.shape(targets)
+    targets = tf.reshape(targets, [-1])
+    ignored = None if head.ignore_index is None else targets == head.ignore_index
+    looked_at = not tf.is_symbolic_tensor(targets) and tf.executing_eagerly()
+    if looked_at:
+        real = targets if ignored is None else tf.boolean_mask(targets, ~ignored)
+        head.clusters.check_ids(real, f"The targets of {type(head).__name__}")
+    features = flat_features(head, hidden)
+    if ignored is not None or not looked_at:
+        # Compiled code cannot raise. NaN in the place of the hidden state reaches the loss and
+        # every gradient, where a clipped target would be learned in silence.
+        outside = (targets < 0) | (targets >= head.clusters.vocab_size)
+        instead = tf.where(outside, tf.constant(np.nan, features.dtype), 0)
+        if ignored is not None:
+            outside |= ignored
+            # Zeros, since what stands at ignored places may be anything.
+            instead = tf.where(ignored, tf.zeros([], features.dtype), instead)
+        features = tf.where(outside[:, None], instead[:, None], features)
+        targets = tf.where(outside, tf.zeros_like(targets), targets)
+    ranks = head.id_order.to_ranks(tf.cast(targets, tf.int32))
+    if looked_at:
+        seen = np.asarray(ranks if ignored is None else tf.boolean_mask(ranks, ~ignored))
+        head.tail_share.add(seen.size, int(np.count_nonzero(seen >= head.clusters.shortlist)))
+    return Examples(features, ranks, ignored, shape)
+
+
+def flat_features(head, hidden):
+    """Hidden states as `[T, D]` in the head's compute dtype."""
+    return tf.cast(tf.reshape(hidden, [-1, head.width]), head.compute_dtype)
+
+
+def refuse_symbolic(head, hidden):
+    """Raises ValueError for a symbolic tensor."""
+    if isinstance(hidden, keras.KerasTensor):
+        raise ValueError(
+            f"The methods of {type(head).__name__} compute on tensors, not on the symbolic "
+            "tensors of a functional model. Call the layer itself there, or, to train by its "
+            "loss, wrap backbone and head in a SoftmaxModel. Received: a KerasTensor."
+        )
+
+
+def check_width(head, hidden):
+    """Raises ValueError for anything but hidden states of the head's width."""
+    if not tf.as_dtype(hidden.dtype).is_floating:
+        raise ValueError(
+            f"{type(head).__name__} takes hidden states, not ids. Received: dtype {hidden.dtype}."
+        )
+    if not len(hidden.shape) or head.width not in (None, hidden.shape[-1]):
+        raise ValueError(
+            f"Hidden states must be input_dim={head.width} wide. Received: shape {hidden.shape}."
+        )
+
+
+def check_same_shape(name, shape, other_name, other):
+    """Raises ValueError where two shapes cannot be the same."""
+    if not shape.is_compatible_with(other):
+        raise ValueError(
+            f"{name} must have the shape of {other_name}. "
+            f"Received: {name} {shape}, {other_name} {other}."
+        )

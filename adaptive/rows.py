@@ -1,0 +1,42 @@
+"""Rows of a table, with a gradient that has each row once.
+
+T ids after flattening, V rows of the table, E their width.
+"""
+
+import tensorflow as tf
+
+
+def rows_of(table, ids):
+    """`tf.gather(table, ids)`, whose gradient gives each id one row, the sum of its tokens'.
+
+    A plain gather gives each token a row. Clipping by the global norm then squares rows that
+    belong to the same id one by one, `(a**2 + b**2)` for `(a + b)**2`, and clips by another norm
+    than the gradient's. Here the sum stands at one of the tokens and zeros at the others, so that
+    shapes stay static.
+
+    Args:
+      table: `[V, ...]`, a tensor.
+      ids: int32 `[...]`, from 0 to V - 1.
+
+    Returns:
+      `[..., ...]`, a row for each id.
+    """
+    ids = tf.convert_to_tensor(ids)
+
+    @tf.custom_gradient
+    def gather(table):
+        def gradient(upstream):
+            flat = tf.reshape(ids, [-1])
+            values = tf.reshape(upstream, [-1, *table.shape[1:]])
+            order = tf.argsort(flat)
+            rising = tf.gather(flat, order)
+            new = tf.cast(rising[1:] != rising[:-1], tf.int32)
+            # The number of different ids before: tokens of one id share it.
+            group = tf.concat([tf.zeros_like(rising[:1]), tf.cumsum(new)], 0)
+            sums = tf.math.unsorted_segment_sum(tf.gather(values, order), group, tf.shape(flat)[0])
+            of_group = tf.math.unsorted_segment_max(rising, group, tf.shape(flat)[0])
+            return tf.IndexedSlices(sums, tf.maximum(of_group, 0), tf.shape(table))
+
+        return tf.gather(table, ids), gradient
+
+    return gather(table)

@@ -1,0 +1,109 @@
+"""Draws ids from a softmax in clusters, computing only the clusters that are drawn from.
+
+T tokens, D width of the hidden states, V vocabulary, C clusters.
+"""
+
+import numpy as np
+import tensorflow as tf
+
+from . import factored
+from .clusters import Clusters
+from .cross_entropy import rows_per_chunk
+from .id_order import IdOrder
+from .search import in_chunks, search
+
+
+def draw(
+    features,
+    linears: tuple[factored.Linear, ...],
+    clusters: Clusters,
+    order: IdOrder,
+    seed,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+):
+    """One id for each token.
+
+    Args:
+      features: `[T, D]` in the compute dtype.
+      linears: one for each cluster.
+      clusters: of the vocabulary.
+      order: of the ids.
+      seed: int `[2]`.
+      temperature: above 0.
+      top_k, top_p: None for no bound.
+
+    Returns:
+      int32 `[T]`.
+    """
+    seed = tf.ensure_shape(tf.cast(seed, tf.int32), [2])
+    if top_k is not None and top_k < clusters.vocab_size:
+        best = search(features, linears, clusters, order, top_k).best
+        return _draw_sorted(best.log_probabilities / temperature, best.ids, seed, top_p)
+    if top_p is not None and top_p < 1:
+        log_prob = order.columns_by_id(factored.log_prob(features, linears, clusters))
+        logits, ids = tf.math.top_k(log_prob / temperature, clusters.vocab_size)
+        return _draw_sorted(logits, ids, seed, top_p)
+    if temperature != 1 and clusters.num_tails:
+        # What a tail weighs at this temperature is known only from all its words.
+        log_prob = factored.log_prob(features, linears, clusters)
+        return order.to_ids(_draw_column(log_prob / temperature, seed))
+    return order.to_ids(_draw_by_cluster(features, linears, clusters, seed, temperature))
+
+
+def _draw_by_cluster(features, linears, clusters, seed, temperature):
+    """A column of the head, then, where it is a tail's, a word of that tail."""
+    num_rows = features.shape[0] if features.shape[0] is not None else tf.shape(features)[0]
+
+    def within(i):
+        cluster_seed = tf.random.experimental.stateless_fold_in(seed, i)
+
+        def compute(index, start, _):
+            logits = factored.logits_of(tf.gather(features, index), linears[i])
+            chunk_seed = tf.random.experimental.stateless_fold_in(cluster_seed, start)
+            return [clusters.starts[i] + _draw_column(logits / temperature, chunk_seed)]
+
+        return compute
+
+    shortlist = clusters.shortlist
+    size = rows_per_chunk(num_rows, shortlist + clusters.num_tails, few=False)
+    state = [tf.zeros([num_rows], tf.int32)]
+    everyone = tf.range(num_rows)
+    (drawn,) = in_chunks(within(0), state, everyone, num_rows, size)
+    column = drawn
+    for i in range(1, clusters.num_clusters):
+        wanted = column == shortlist + i - 1
+        count = tf.reduce_sum(tf.cast(wanted, tf.int32))
+        first = tf.argsort(tf.cast(~wanted, tf.int32), stable=True)
+        size = rows_per_chunk(num_rows, clusters.sizes[i], few=True, least=8)
+        (drawn,) = in_chunks(within(i), [drawn], first, count, size)
+    return drawn
+
+
+def _draw_sorted(logits, ids, seed, top_p):
+    """A draw from the first columns of falling logits, whose probabilities add up to p."""
+    if top_p is not None and top_p < 1:
+        # An id stays if those before it do not yet add up to p; so the first always does.
+        before = tf.cumsum(tf.nn.softmax(logits), axis=-1, exclusive=True)
+        logits = tf.where(before < top_p, logits, float("-inf"))
+    column = _draw_column(logits, seed)
+    return tf.gather(ids, column[:, None], batch_dims=1)[:, 0]
+
+
+def gumbel(shape, seed):
+    """Gumbel noise, float32: with it, the largest of `logits + noise` is a draw of softmax.
+
+    Philox by name: another generator may be 50 times slower inside XLA on a CPU.
+    """
+    smallest = np.finfo(np.float32).tiny  # the logarithm of 0 would be infinite
+    uniform = tf.random.stateless_uniform(shape, seed, minval=smallest, alg="philox")
+    return -tf.math.log(-tf.math.log(uniform))
+
+
+def _draw_column(logits, seed):
+    """A column of each row with probability softmax(logits): the Gumbel-max trick.
+
+    `stateless_categorical` does the same, but XLA does not compile it.
+    """
+    return tf.argmax(logits + gumbel(tf.shape(logits), seed), -1, output_type=tf.int32)
