@@ -3,8 +3,8 @@
 import ast
 import pathlib
 import re
-import sys
 import subprocess
+import sys
 
 import pytest
 
