@@ -3,7 +3,6 @@
 T tokens, D width of the hidden states, V vocabulary, C clusters.
 """
 
-import numpy as np
 import tensorflow as tf
 
 from . import factored
@@ -55,13 +54,14 @@ def draw(
 def _draw_by_cluster(features, linears, clusters, seed, temperature):
     """A column of the head, then, where it is a tail's, a word of that tail."""
     num_rows = features.shape[0] if features.shape[0] is not None else tf.shape(features)[0]
+    # Random, so that what is added to it does not lead to another call's seed. Not by
+    # `stateless_fold_in`, which gives something else inside XLA.
+    base = _random_bits([2], seed)
 
     def within(i):
-        cluster_seed = tf.random.experimental.stateless_fold_in(seed, i)
-
         def compute(index, start, _):
             logits = factored.logits_of(tf.gather(features, index), linears[i])
-            chunk_seed = tf.random.experimental.stateless_fold_in(cluster_seed, start)
+            chunk_seed = base + tf.stack([i, start])
             return [clusters.starts[i] + _draw_column(logits / temperature, chunk_seed)]
 
         return compute
@@ -94,11 +94,22 @@ def _draw_sorted(logits, ids, seed, top_p):
 def gumbel(shape, seed):
     """Gumbel noise, float32: with it, the largest of `logits + noise` is a draw of softmax.
 
-    Philox by name: another generator may be 50 times slower inside XLA on a CPU.
+    From integers, which XLA draws as TensorFlow does outside of it, unlike floats.
+
+    Args:
+      shape: of the noise.
+      seed: int32 `[2]`.
     """
-    smallest = np.finfo(np.float32).tiny  # the logarithm of 0 would be infinite
-    uniform = tf.random.stateless_uniform(shape, seed, minval=smallest, alg="philox")
+    bits = tf.bitcast(_random_bits(shape, seed), tf.uint32)
+    high = tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32))
+    # 23 bits and a half: exact in float32, above 0 and below 1, so that both logarithms exist.
+    uniform = (tf.cast(high, tf.float32) + 0.5) * 2.0**-23
     return -tf.math.log(-tf.math.log(uniform))
+
+
+def _random_bits(shape, seed):
+    """int32 of all values. Philox by name: another generator may be 50 times slower under XLA."""
+    return tf.random.stateless_uniform(shape, seed, None, None, tf.int32, alg="philox")
 
 
 def _draw_column(logits, seed):

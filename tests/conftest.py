@@ -10,6 +10,11 @@ import keras
 import pytest
 import tensorflow as tf
 
+# Two devices wherever the tests run, for those that replicate a model.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+)
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
