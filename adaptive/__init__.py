@@ -15,6 +15,13 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from .clusters import Clusters
+from .cutoffs import (
+    CostModel,
+    compare_with_full_softmax,
+    expected_cost,
+    measure_cost_model,
+    optimal_cutoffs,
+)
 from .embedding import AdaptiveEmbedding
 from .id_order import id_order_from_counts
 from .log_softmax_with_loss import AdaptiveLogSoftmaxWithLoss
@@ -30,9 +37,14 @@ __all__ = [
     "AdaptiveLogSoftmaxWithLoss",
     "AdaptiveSoftmax",
     "Clusters",
+    "CostModel",
     "SampledSoftmax",
     "SoftmaxModel",
     "TopK",
     "TopKAccuracy",
+    "compare_with_full_softmax",
+    "expected_cost",
     "id_order_from_counts",
+    "measure_cost_model",
+    "optimal_cutoffs",
 ]

@@ -109,6 +109,8 @@ class AdaptiveEmbedding(keras.layers.Layer):
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
+        if self.built:
+            return  # a head that is tied to this layer may have come first
         self.tables = tuple(
             add_weight(self, f"table_{i}", (size, width), "embeddings", i)
             for i, (size, width) in enumerate(zip(self.clusters.sizes, self.widths))
@@ -126,13 +128,16 @@ class AdaptiveEmbedding(keras.layers.Layer):
         super().load_own_variables(store)
 
     def call(self, ids):
-        # Keras builds a subclassed model that it loads by calling it on symbolic floats, and where
-        # that fails the weights are not loaded, in silence: so only eager calls are refused.
-        if tf.executing_eagerly() and not tf.as_dtype(ids.dtype).is_integer:
-            raise ValueError(
-                f"AdaptiveEmbedding embeds integer ids. Received: dtype {ids.dtype}. "
-                "Cast the ids to int32."
-            )
+        # Keras' own models hand on ids as floats where their input does not say otherwise, so
+        # whole numbers are taken for what they are, where they can be looked at.
+        dtype = tf.as_dtype(ids.dtype)
+        if tf.executing_eagerly() and not dtype.is_integer:
+            values = np.asarray(ids)
+            if not dtype.is_floating or not np.array_equal(values, np.rint(values)):
+                raise ValueError(
+                    f"AdaptiveEmbedding embeds integer ids. Received: dtype {dtype}. "
+                    "Cast the ids to int32."
+                )
         self.clusters.check_ids(ids, "The inputs of AdaptiveEmbedding")
         ids = tf.cast(ids, tf.int32)
         outside = (ids < 0) | (ids >= self.input_dim)

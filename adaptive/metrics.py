@@ -42,7 +42,10 @@ class TopKAccuracy(keras.metrics.Mean):
           sample_weight: float `[...]`; None for 1.
         """
         hits = tf.reduce_any(tf.cast(targets, ids.dtype)[..., None] == ids[..., : self.k], -1)
-        super().update_state(tf.cast(hits, tf.float32), sample_weight=sample_weight)
+        if sample_weight is not None:
+            sample_weight = tf.reshape(sample_weight, [-1])
+        # Flat, since Keras takes means over all but the first axis, whatever their lengths.
+        super().update_state(tf.reshape(tf.cast(hits, tf.float32), [-1]), sample_weight)
 
     def get_config(self):
         return {**super().get_config(), "k": self.k}

@@ -77,10 +77,10 @@ class SoftmaxModel(HeadTraining, keras.Model):
             )
 
     def build(self, input_shape=None):
-        if not self.head.built and self.head.input_dim is not None:
-            self.head.build((None, self.head.input_dim))
         if not self.backbone.built and input_shape is not None:
             self.backbone.build(input_shape)
+        if not self.head.built and self.head.input_dim is not None:
+            self.head.build((None, self.head.input_dim))
 
     def call(self, inputs, training=None):
         hidden = self.backbone(inputs, training=training)
@@ -98,8 +98,8 @@ class SoftmaxModel(HeadTraining, keras.Model):
         in_tails = self.head.clusters.shortlist <= self.head.id_order.to_ranks(
             tf.clip_by_value(targets, 0, self.head.clusters.vocab_size - 1)
         )
-        counted = tf.cast(weights > 0, tf.float32)
-        self._tail_share.update_state(tf.cast(in_tails, tf.float32), sample_weight=counted)
+        counted = tf.reshape(weights > 0, [-1])
+        self._tail_share.update_state(tf.reshape(in_tails, [-1]), sample_weight=counted)
         return summed, weights, hidden
 
     def _weights(self, hidden, targets, sample_weight):

@@ -188,6 +188,17 @@ class SampledSoftmax(SoftmaxHead):
             return super()._loss(features, ranks, weights, training)
         return tf.reduce_sum(weights * self._nll(features, ranks, training))
 
+    def save_own_variables(self, store):
+        super().save_own_variables(store)
+        # Keras leaves seeds out, so that a loaded model would draw its first samples again.
+        store["sample_seed"] = np.asarray(self.seed_generator.state)
+
+    def load_own_variables(self, store):
+        values = {name: store[name] for name in list(store.keys())}
+        if "sample_seed" in values:
+            self.seed_generator.state.assign(np.asarray(values.pop("sample_seed")))
+        super().load_own_variables(values)
+
     def get_config(self):
         kinds = ("kernel", "bias")
         return {

@@ -4,13 +4,18 @@ T tokens after flattening, D width of the hidden states, V vocabulary, C cluster
 embedding width.
 """
 
+import warnings
+
 import keras
+import numpy as np
 import tensorflow as tf
 
 from .clusters import Clusters, per_cluster, projected
+from .cutoffs import compare_with_full_softmax, optimal_cutoffs
 from .factored import Linear
 from .head import SoftmaxHead
 from .hidden_states import check_width
+from .id_order import id_order_from_counts
 from .tying import bound_tensors, check_tie, tied_layer_from, with_tied
 from .weights import add_weight, weight_config
 
@@ -140,6 +145,52 @@ class AdaptiveSoftmax(SoftmaxHead):
         )
         check_tie(self)
 
+    @classmethod
+    def from_counts(
+        cls,
+        counts,
+        input_dim,
+        num_clusters=4,
+        div_val=4,
+        batch_size=1024,
+        cost_model=None,
+        **kwargs,
+    ):
+        """A layer for ids of known counts, with the cutoffs that make a training step fastest.
+
+        Ids that are not sorted by falling count get an `id_order`. If a full softmax is expected
+        to be faster, a warning says so.
+
+        Args:
+          counts: `[V]`, how often each id occurs in training.
+          input_dim: width of the hidden states.
+          num_clusters: the head and the tails together.
+          div_val: as of the layer.
+          batch_size: tokens in a training step.
+          cost_model: what the device takes; None means `CostModel()`, see `measure_cost_model`.
+          **kwargs: of the layer.
+
+        Returns:
+          An `AdaptiveSoftmax`. An embedding to tie to needs the same `cutoffs`, `div_val` and
+          `id_order`: make it with `optimal_cutoffs` first.
+
+        Raises:
+          ValueError: as `optimal_cutoffs`, and as the layer.
+        """
+        counts = np.asarray(counts)
+        settings = {
+            "embed_dim": kwargs.get("embed_dim"),
+            "batch_size": batch_size,
+            "cost_model": cost_model,
+        }
+        cutoffs = optimal_cutoffs(counts, num_clusters, input_dim, div_val, **settings)
+        comparison = compare_with_full_softmax(counts, cutoffs, input_dim, div_val, **settings)
+        if comparison.speedup < 1:
+            warnings.warn(str(comparison), stacklevel=2)
+        if np.any(np.diff(counts.astype(np.float64)) > 0):
+            kwargs.setdefault("id_order", id_order_from_counts(counts))
+        return cls(input_dim, len(counts), cutoffs=cutoffs, div_val=div_val, **kwargs)
+
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
         if self.tied_to is not None and not self.tied_to.built:
@@ -193,6 +244,10 @@ class AdaptiveSoftmax(SoftmaxHead):
     def _bound_projections(self):
         return tuple(bind and has for bind, has in zip(self.bind_projections, self.projected))
 
+    @property
+    def _needs_tensors(self):
+        return self.tied_to is None and any(self.bind_embeddings + self._bound_projections)
+
     def linears(self):
         return self._linears(self.tables, self.projections)
 
@@ -212,7 +267,7 @@ class AdaptiveSoftmax(SoftmaxHead):
     def call(self, inputs):
         hidden, *given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         check_width(self, hidden)
-        if given or (self.tied_to is None and any(self.bind_embeddings + self._bound_projections)):
+        if given or self._needs_tensors:
             linears = self._linears(*bound_tensors(self, given))
         else:
             linears = self.linears()
@@ -224,7 +279,7 @@ class AdaptiveSoftmax(SoftmaxHead):
     def compute_output_spec(self, inputs, **kwargs):
         hidden, *given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
         check_width(self, hidden)
-        if given:
+        if given or self._needs_tensors:
             bound_tensors(self, given)
         return keras.KerasTensor((*hidden.shape[:-1], self.output_dim), dtype="float32")
 

@@ -244,7 +244,7 @@ def test_saving(tmp_path):
 @pytest.mark.parametrize(
     ("ids", "message"),
     [
-        (np.array([1.0, 2.0]), r"embeds integer ids.*float.*Cast the ids to int32"),
+        (np.array([1.0, 2.5]), r"embeds integer ids.*float.*Cast the ids to int32"),
         (np.array([True, False]), r"embeds integer ids.*bool"),
         (np.array([3, V]), rf"AdaptiveEmbedding must be ids from 0 to {V - 1}.*from 3 to {V}"),
         (np.array([-1, 3]), rf"AdaptiveEmbedding must be ids from 0 to {V - 1}.*from -1 to 3"),
