@@ -31,7 +31,8 @@ class AdaptiveLogSoftmaxWithLoss(SoftmaxHead):
       div_value: by how much a cluster is narrower than the one before; at least 1.
       head_bias: whether the head's columns have biases.
       kernel_initializer, kernel_regularizer, kernel_constraint: of all weights but the biases.
-        PyTorch's own start is `VarianceScaling(1 / 3, "fan_in", "uniform")` for each `[out, in]`.
+        PyTorch starts with `VarianceScaling(1 / 3, "fan_out", "uniform")`, as Keras calls the
+        width of the hidden states here: the weights are `[out, in]`.
       bias_initializer, bias_regularizer, bias_constraint: of the head's biases.
       id_order: `[n_classes]`, the classes from the commonest to the rarest, where they are not
         sorted; see `id_order_from_counts`.

@@ -1,0 +1,51 @@
+"""What the documentation shows runs: examples of docstrings and the code of the pages."""
+
+import doctest
+import importlib
+import pathlib
+import pkgutil
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import adaptive
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODULES = sorted(module.name for module in pkgutil.iter_modules(adaptive.__path__, "adaptive."))
+# What a page takes for granted. Small: the pages speak of 100,000 classes.
+GIVEN = """
+hidden = tf.zeros([3, 512]); target = tf.constant([1, 2_500, 99_999])
+inputs = targets = np.zeros([4, 3], np.int32); weights = np.ones([4, 3], np.float32)
+optimizer = keras.optimizers.SGD()
+"""
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_docstrings(name):
+    module = importlib.import_module(name)
+    names = {**vars(adaptive), "keras": keras, "np": np, "tf": tf, **vars(module)}
+    results = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
+    assert not results.failed
+
+
+def test_every_public_name_has_a_docstring():
+    for name in adaptive.__all__:
+        assert len(getattr(adaptive, name).__doc__ or "") > 40, name
+
+
+@pytest.mark.parametrize("page", ["from_keras_adaptive_softmax", "from_pytorch"])
+def test_pages(page):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 2
+    names = {"keras": keras, "np": np, "tf": tf}
+    exec(GIVEN, names)
+    for block in blocks:
+        exec(block.replace("epochs=3", "epochs=1, verbose=0"), names)
+        if "model" in names:
+            # A later block may speak of the parts of an earlier one's model.
+            names["head"] = getattr(names["model"], "head", None)
+    assert names["model"](names["inputs"]).shape[:2] == (4, 3)
