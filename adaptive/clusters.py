@@ -83,8 +83,10 @@ class Clusters:
         """The size of the head's own vocabulary; the columns of the tails stand after it."""
         return self.sizes[0]
 
-    def widths(self, embed_dim: int, div_val: float = 1) -> tuple[int, ...]:
+    def widths(self, embed_dim: int, div_val: float = 1, name="div_val") -> tuple[int, ...]:
         """The embedding width of each cluster, `embed_dim // div_val**i`.
+
+        `name` is what the caller's users call the divisor.
 
         Raises:
           ValueError: if `div_val` is below 1 or a width would be 0.
@@ -94,13 +96,13 @@ class Clusters:
                 f"The embedding width must be a positive integer. Received: {embed_dim!r}."
             )
         if isinstance(div_val, bool) or not isinstance(div_val, numbers.Real) or not div_val >= 1:
-            raise ValueError(f"div_val must be at least 1. Received: div_val={div_val!r}.")
+            raise ValueError(f"{name} must be at least 1. Received: {name}={div_val!r}.")
         widths = tuple(int(embed_dim // div_val**i) for i in range(self.num_clusters))
         if widths[-1] < 1:
             raise ValueError(
                 "Every cluster needs an embedding width of at least 1. "
-                f"Received: embed_dim={embed_dim}, div_val={div_val}, {self.num_clusters} clusters,"
-                f" so widths {list(widths)}. Use fewer cutoffs, a smaller div_val or a larger "
+                f"Received: embed_dim={embed_dim}, {name}={div_val}, {self.num_clusters} clusters,"
+                f" so widths {list(widths)}. Use fewer cutoffs, a smaller {name} or a larger "
                 "embed_dim."
             )
         return widths

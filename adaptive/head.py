@@ -3,6 +3,8 @@
 T tokens after flattening, D width of the hidden states, V vocabulary.
 """
 
+import numbers
+
 import keras
 import tensorflow as tf
 
@@ -48,6 +50,10 @@ class SoftmaxHead(keras.layers.Layer):
         if not 0 <= label_smoothing < 1:
             raise ValueError(
                 f"label_smoothing must be from 0 to below 1. Received: {label_smoothing}."
+            )
+        if ignore_index is not None and not isinstance(ignore_index, numbers.Integral):
+            raise ValueError(
+                f"ignore_index must be an integer or None. Received: {ignore_index!r}."
             )
         self.input_dim = input_dim
         self.width = input_dim  # found by `build` where the argument is None
@@ -239,6 +245,12 @@ class SoftmaxHead(keras.layers.Layer):
         ):
             if not fine:
                 raise ValueError(f"{rule}. Received: {value}.")
+        seed = tf.convert_to_tensor(seed)
+        if seed.shape != (2,) or not seed.dtype.is_integer:
+            raise ValueError(
+                "A seed must be two integers, shape [2]. "
+                f"Received: shape {seed.shape}, dtype {seed.dtype}."
+            )
         if temperature == 0:
             return self.predict(hidden)
         hidden = self._checked(hidden)

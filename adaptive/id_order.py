@@ -84,6 +84,9 @@ class IdOrder:
     def config(self):
         return None if self.ids is None else self.ids.tolist()
 
+    def __repr__(self):
+        return "none" if self.ids is None else f"the order that begins with {self.ids[:5].tolist()}"
+
     def __eq__(self, other):
         return isinstance(other, IdOrder) and self.config() == other.config()
 

@@ -90,7 +90,7 @@ class AdaptiveLogSoftmaxWithLoss(SoftmaxHead):
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.bias_regularizer = keras.regularizers.get(bias_regularizer)
         self.bias_constraint = keras.constraints.get(bias_constraint)
-        self.widths = clusters.widths(in_features, div_value)
+        self.widths = clusters.widths(in_features, div_value, name="div_value")
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it

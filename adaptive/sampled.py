@@ -117,12 +117,12 @@ class SampledSoftmax(SoftmaxHead):
         if tied_to is not None:
             check_one_table(tied_to, num_classes, input_dim)
 
-    def build(self, input_shape):
-        width = input_shape[-1]
+    def build(self, input_shape=None):
+        width = self.input_dim if self.input_dim is not None else (input_shape or [None])[-1]
         if width is None:
             raise ValueError(
                 "SampledSoftmax needs the width of the hidden states. "
-                f"Received: shape {tuple(input_shape)}. Pass input_dim."
+                f"Received: shape {input_shape}. Pass input_dim."
             )
         if self.tied_to is not None:
             check_one_table(self.tied_to, self.num_classes, width)

@@ -36,7 +36,7 @@ def draw(
     Returns:
       int32 `[T]`.
     """
-    seed = tf.ensure_shape(tf.cast(seed, tf.int32), [2])
+    seed = tf.cast(seed, tf.int32)
     if top_k is not None and top_k < clusters.vocab_size:
         best = search(features, linears, clusters, order, top_k).best
         return _draw_sorted(best.log_probabilities / temperature, best.ids, seed, top_p)

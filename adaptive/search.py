@@ -56,20 +56,21 @@ def search(
         missing = [[0, 0], [0, k - values.shape[1]]]
         values = tf.pad(values, missing, constant_values=float("-inf"))
         ids = tf.pad(ids, missing, constant_values=clusters.vocab_size)
-        return values, ids, logits[:, shortlist:]
+        # No tails, no columns: a scatter does not take rows of no width.
+        return (values, ids, logits[:, shortlist:])[: len(empty)]
 
     num_rows = features.shape[0] if features.shape[0] is not None else tf.shape(features)[0]
     empty = (
         tf.zeros([num_rows, k]),
         tf.zeros([num_rows, k], tf.int32),
         tf.zeros([num_rows, clusters.num_tails]),
-    )
+    )[: 3 if clusters.num_tails else 2]
     size = rows_per_chunk(num_rows, shortlist + clusters.num_tails, few=False)
     everyone = tf.range(num_rows)
-    values, ids, columns = in_chunks(head, empty, everyone, num_rows, size)
+    values, ids, *columns = in_chunks(head, empty, everyone, num_rows, size)
     rows = []
     for i in range(1, clusters.num_clusters):
-        bound, least = columns[:, i - 1], values[:, -1]
+        bound, least = columns[0][:, i - 1], values[:, -1]
         needed = (bound >= least) if by_id else (bound > least) | tf.math.is_inf(least)
         count = tf.reduce_sum(tf.cast(needed, tf.int32))
         first = tf.argsort(tf.cast(~needed, tf.int32), stable=True)
@@ -84,7 +85,8 @@ def search(
         size = rows_per_chunk(num_rows, clusters.sizes[i], few=True, least=8)
         values, ids = in_chunks(tail, (values, ids), first, count, size)
         rows.append(count)
-    return Found(TopK(values, ids), tuple(rows))
+    # An empty place is left only where hidden states are NaN.
+    return Found(TopK(values, tf.minimum(ids, clusters.vocab_size - 1)), tuple(rows))
 
 
 def _top(logits, k, clusters, order, i):

@@ -31,7 +31,7 @@ def check_tie(head):
         if own != other:
             raise ValueError(
                 f"An AdaptiveSoftmax and the embedding it is tied to must have the same {what}."
-                f" Received: {own} here and {other} in the embedding."
+                f" Received: {own} here and {other} in the embedding. Give both layers the same."
             )
     for i, (bind, own) in enumerate(zip(head.bind_projections, head.projected)):
         if bind and own and not embedding.projected[i]:

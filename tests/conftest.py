@@ -28,3 +28,10 @@ def _fresh_seed():
 def _full_precision():
     """On GPUs that would round the inputs of float32 products to 10 bits."""
     tf.config.experimental.enable_tensor_float_32_execution(False)
+
+
+@pytest.fixture(scope="session")
+def mirrored():
+    """One for all tests, since two in one process mistake each other's messages for theirs."""
+    cpus = tf.config.list_logical_devices("CPU")
+    return tf.distribute.MirroredStrategy([cpu.name for cpu in cpus[:2]])

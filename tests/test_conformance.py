@@ -332,13 +332,6 @@ def trained(name, strategy):
     return model.get_weights(), history.history["loss"][-1]
 
 
-@pytest.fixture(scope="module")
-def mirrored():
-    """One for all, since two of them in one process mistake each other's messages for theirs."""
-    cpus = tf.config.list_logical_devices("CPU")
-    return tf.distribute.MirroredStrategy([cpu.name for cpu in cpus[:2]])
-
-
 @layers
 def test_two_replicas_equal_one(name, mirrored):
     assert mirrored.num_replicas_in_sync == 2

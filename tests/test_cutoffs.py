@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from adaptive import cutoffs
+from adaptive import cost_model, cutoffs
 from adaptive.cross_entropy import rows_per_chunk
 from adaptive.cutoffs import (
     Comparison,
@@ -34,8 +34,8 @@ SMALL_CHUNKS = 700  # logits; the real limit is beyond any vocabulary that brute
 def chunk_logits(request, monkeypatch):
     """Also as if memory bounded the rows of a chunk in vocabularies of ten words."""
     if request.param is not None:
-        monkeypatch.setattr(cutoffs, "_CHUNK_LOGITS", request.param)
-    return cutoffs._CHUNK_LOGITS
+        monkeypatch.setattr(cost_model, "_CHUNK_LOGITS", request.param)
+    return cost_model._CHUNK_LOGITS
 
 
 def plain_softmax(model, columns, rows, width, chunk_rows, padding, chunk_logits):
@@ -255,7 +255,7 @@ def test_the_constants_are_found_again(truth, monkeypatch):
     def time_of_loss(columns, rows, width, batch_size, *_):
         return float(truth.seconds(columns, rows, width, batch_size))
 
-    monkeypatch.setattr(cutoffs, "_time_of_loss", time_of_loss)
+    monkeypatch.setattr(cost_model, "_time_of_loss", time_of_loss)
     found = measure_cost_model()
     for setting in [(1000, 1024, 512), (50_000, 100, 64, 1024), (9000, 30, 16, 1024)]:
         assert found.seconds(*setting) == pytest.approx(truth.seconds(*setting), rel=0.02)

@@ -236,3 +236,19 @@ def test_keras_file(tmp_path):
     assert loaded.optimizer.iterations == 4
     for variable, saved in zip(loaded.trainable_variables, model.trainable_variables):
         np.testing.assert_array_equal(variable.numpy(), saved.numpy(), err_msg=variable.path)
+
+
+def test_two_replicas_train_like_one(mirrored):
+    """Replicas get rows of very different weights; the mean is over all of them."""
+    tokens, targets, weights = (np.concatenate(parts) for parts in zip(*BATCHES[:2]))
+    tokens, targets, weights = (value[:4] for value in (tokens, targets, weights))
+    results = []
+    for strategy in (tf.distribute.get_strategy(), mirrored):
+        with strategy.scope():
+            model = make()
+            model.compile(keras.optimizers.SGD(0.5))
+        loss = model.fit(tokens, targets, sample_weight=weights, batch_size=4, verbose=0)
+        results.append((loss.history["loss"][0], model.get_weights()))
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
+    for one, other in zip(results[0][1], results[1][1]):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-6)
