@@ -190,24 +190,25 @@ def _chunk(inputs, table, bias, targets, weights, smoothing) -> _Result:
     )
 
 
-def rows_per_chunk(num_rows, num_columns: int, few: bool, least: int = 64):
+def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least: int = 64):
     """A multiple of 8, bounded by the memory that a chunk's logits take.
 
     Args:
       num_rows: of all, an int or an int32 scalar.
       num_columns: of the logits.
-      few: whether few of the rows are wanted; a chunk is then small beside their number,
-      least: but not below this.
+      few: whether few of the rows are wanted: a chunk is then small beside their number.
+      share: the chunk's part of the rows is one of so many, where few are wanted,
+      least: but not fewer rows than this.
 
     Returns:
       An int, or a tensor where the number of rows is known only at run time.
     """
     most = max(8, CHUNK_BYTES // (4 * num_columns) // 8 * 8)
     if isinstance(num_rows, int):
-        share = min(num_rows, max(least, num_rows // 16)) if few else num_rows
-        return min(most, max(8, -(-share // 8) * 8))
-    share = tf.minimum(num_rows, tf.maximum(least, num_rows // 16)) if few else num_rows
-    return tf.minimum(most, tf.maximum(8, -(-share // 8) * 8))
+        rows = min(num_rows, max(least, num_rows // share)) if few else num_rows
+        return min(most, max(8, -(-rows // 8) * 8))
+    rows = tf.minimum(num_rows, tf.maximum(least, num_rows // share)) if few else num_rows
+    return tf.minimum(most, tf.maximum(8, -(-rows // 8) * 8))
 
 
 def _as_gradients(result: _Result, inputs, table, bias):

@@ -15,11 +15,13 @@ from .cross_entropy import Rows, Smoothing
 
 
 class Linear(NamedTuple):
-    """The weights of one cluster's logits; the head's have a row for each tail at the end."""
+    """The weights of one cluster's logits, and, in the head, of the tails' columns."""
 
     table: tf.Tensor  # [size, E]
     bias: tf.Tensor | None  # [size]
     projection: tf.Tensor | None  # [E, D]
+    column_table: tf.Tensor | None = None  # [C - 1, E]
+    column_bias: tf.Tensor | None = None  # [C - 1]
 
 
 class Part(NamedTuple):
@@ -41,21 +43,50 @@ def projected_inputs(features, linear: Linear):
 
 
 def logits_of(features, linear: Linear):
-    """float32 `[T, size]`."""
+    """A cluster's logits, float32 `[T, size]`, and the tails' columns, `[T, C - 1]` or None."""
     inputs = projected_inputs(features, linear)
-    logits = tf.matmul(inputs, tf.cast(linear.table, inputs.dtype), transpose_b=True)
-    logits = tf.cast(logits, tf.float32)
-    return logits if linear.bias is None else logits + tf.cast(linear.bias, tf.float32)
+
+    def logits(table, bias):
+        products = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
+        products = tf.cast(products, tf.float32)
+        return products if bias is None else products + tf.cast(bias, tf.float32)
+
+    words = logits(linear.table, linear.bias)
+    # Apart, since to put them together would copy the head's whole table or all its logits.
+    has_columns = linear.column_table is not None
+    columns = logits(linear.column_table, linear.column_bias) if has_columns else None
+    return words, columns
+
+
+def normaliser(words, columns):
+    """The logarithm of the sum of the exponentials of both, float32 `[T, 1]`.
+
+    Args:
+      words: `[T, size]`.
+      columns: `[T, C - 1]` or None.
+    """
+    largest = tf.reduce_max(words, -1, keepdims=True)
+    if columns is not None:
+        largest = tf.maximum(largest, tf.reduce_max(columns, -1, keepdims=True))
+    # Logits may all be -infinity, and the difference of two infinities is NaN.
+    largest = tf.where(tf.math.is_inf(largest), 0.0, largest)
+    total = tf.reduce_sum(tf.exp(words - largest), -1, keepdims=True)
+    if columns is not None:
+        total += tf.reduce_sum(tf.exp(columns - largest), -1, keepdims=True)
+    return largest + tf.math.log(total)
 
 
 def log_prob(features, linears: tuple[Linear, ...], clusters: Clusters):
     """The log-probability of every rank, float32 `[T, V]`."""
-    head = tf.nn.log_softmax(logits_of(features, linears[0]))
-    parts = [head[:, : clusters.shortlist]]
+    words, columns = logits_of(features, linears[0])
+    if columns is None:
+        return tf.nn.log_softmax(words)
+    head = normaliser(words, columns)
+    parts = [words - head]
     for i in range(1, clusters.num_clusters):
-        column = clusters.shortlist + i - 1
-        tail = tf.nn.log_softmax(logits_of(features, linears[i]))
-        parts.append(head[:, column : column + 1] + tail)
+        words, _ = logits_of(features, linears[i])
+        # One pass: the logits less what normalises them, plus the column.
+        parts.append(words + (columns[:, i - 1 : i] - head - normaliser(words, None)))
     return tf.concat(parts, -1)
 
 
@@ -84,16 +115,20 @@ def parts_of_loss(
 
     def part(i, targets, inside, rows):
         linear = linears[i]
-        bias = linear.bias
+        table, bias = linear.table, linear.bias
+        if linear.column_table is not None:
+            table = tf.concat([table, linear.column_table], 0)
+            if bias is not None:
+                bias = tf.concat([bias, linear.column_bias], 0)
         if bias is None:
-            bias = tf.zeros(linear.table.shape[:1])
+            bias = tf.zeros(table.shape[:1])
         labels = None
         if smoothing:
             columns = tf.fill([clusters.sizes[i]], share)
             if i == 0:
                 columns = tf.concat([columns, [share * size for size in clusters.sizes[1:]]], 0)
             labels = Smoothing((1.0 - smoothing) * tf.cast(inside, tf.float32), columns)
-        return Part(projected_inputs(features, linear), linear.table, bias, targets, rows, labels)
+        return Part(projected_inputs(features, linear), table, bias, targets, rows, labels)
 
     yield part(0, columns, tf.ones_like(targets), None)
     if not clusters.num_tails:

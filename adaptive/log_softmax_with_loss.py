@@ -110,8 +110,14 @@ class AdaptiveLogSoftmaxWithLoss(SoftmaxHead):
         )
 
     def linears(self):
-        bias = None if self.head_biases is None else tf.convert_to_tensor(self.head_biases)
-        head = Linear(tf.convert_to_tensor(self.head_kernel), bias, None)
+        kernel, size = tf.convert_to_tensor(self.head_kernel), self.clusters.shortlist
+        bias = column_bias = None
+        if self.head_biases is not None:
+            bias = tf.convert_to_tensor(self.head_biases)
+            bias, column_bias = bias[:size], bias[size:]
+        head = Linear(kernel[:size], bias, None)
+        if self.clusters.num_tails:
+            head = head._replace(column_table=kernel[size:], column_bias=column_bias)
         tails = zip(self.tables[1:], self.projections[1:])
         return (
             head,

@@ -60,7 +60,9 @@ def _draw_by_cluster(features, linears, clusters, seed, temperature):
 
     def within(i):
         def compute(index, start, _):
-            logits = factored.logits_of(tf.gather(features, index), linears[i])
+            logits, columns = factored.logits_of(tf.gather(features, index), linears[i])
+            if columns is not None:
+                logits = tf.concat([logits, columns], -1)
             chunk_seed = base + tf.stack([i, start])
             return [clusters.starts[i] + _draw_column(logits / temperature, chunk_seed)]
 

@@ -252,17 +252,10 @@ class AdaptiveSoftmax(SoftmaxHead):
         return self._linears(self.tables, self.projections)
 
     def _linears(self, tables, projections):
-        tables = [tf.convert_to_tensor(table) for table in tables]
-        biases = [None if bias is None else tf.convert_to_tensor(bias) for bias in self.biases]
-        if self.clusters.num_tails:
-            tables[0] = tf.concat([tables[0], self.cluster_kernel], 0)
-            if self.use_bias:
-                biases[0] = tf.concat([biases[0], self.cluster_bias], 0)
-        projections = [
-            None if projection is None else tf.convert_to_tensor(projection)
-            for projection in projections
-        ]
-        return tuple(Linear(*weights) for weights in zip(tables, biases, projections))
+        weights = zip(tables, self.biases, projections)
+        head, *tails = (Linear(*map(_tensor, one)) for one in weights)
+        columns = (_tensor(self.cluster_kernel), _tensor(self.cluster_bias))
+        return Linear(*head[:3], *columns), *tails
 
     def call(self, inputs):
         hidden, *given = inputs if isinstance(inputs, (list, tuple)) else [inputs]
@@ -304,3 +297,7 @@ class AdaptiveSoftmax(SoftmaxHead):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "tied_to": tied_layer_from(config["tied_to"], cls.__name__)})
+
+
+def _tensor(weight):
+    return None if weight is None else tf.convert_to_tensor(weight)
