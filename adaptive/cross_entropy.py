@@ -164,23 +164,26 @@ def _chunk(inputs, table, bias, targets, weights, smoothing) -> _Result:
     logits = tf.matmul(inputs, table, transpose_b=True)
     # Float32 whatever the products' dtype: in bfloat16 a sum over thousands of words is noise.
     logits = tf.cast(logits, tf.float32) + tf.cast(bias, tf.float32)
-    # These kernels return softmax - label along with the losses.
     if smoothing is None:
-        nll, to_logits = tf.raw_ops.SparseSoftmaxCrossEntropyWithLogits(
-            features=logits, labels=targets
-        )
+        nll, probabilities = _nll_and_softmax(logits, targets)
     else:
         one_hot = tf.one_hot(targets, table.shape[0])
         label = smoothing.target[:, None] * one_hot + smoothing.columns
         mass = smoothing.target + tf.reduce_sum(smoothing.columns)
+        # This kernel returns softmax - label along with the losses.
         nll, to_logits = tf.raw_ops.SoftmaxCrossEntropyWithLogits(
             features=logits, labels=label / mass[:, None]
         )
-        nll, to_logits = mass * nll, mass[:, None] * to_logits
+        nll = mass * nll
     if weights is None:
         return _Result(nll, None, None, None)
-    to_logits *= weights[:, None]
-    to_bias = tf.reduce_sum(to_logits, 0)
+    if smoothing is None:
+        place = tf.stack([tf.range(tf.shape(targets)[0]), targets], -1)
+        to_logits = tf.tensor_scatter_nd_sub(probabilities * weights[:, None], place, weights)
+    else:
+        to_logits *= (weights * mass)[:, None]
+    # A product, since TensorFlow's sum down the columns takes twice the time.
+    to_bias = tf.matmul(tf.ones([1, tf.shape(to_logits)[0]]), to_logits)[0]
     to_logits = tf.cast(to_logits, inputs.dtype)
     return _Result(
         nll,
@@ -188,6 +191,14 @@ def _chunk(inputs, table, bias, targets, weights, smoothing) -> _Result:
         tf.cast(tf.matmul(to_logits, inputs, transpose_a=True), tf.float32),
         to_bias,
     )
+
+
+def _nll_and_softmax(logits, targets):
+    """`[T]` and `[T, V]`; in half of the time of the kernel for sparse cross-entropy."""
+    softmax = tf.nn.softmax(logits)
+    # The largest logit's probability is at least 1 / V, so that its logarithm is exact.
+    normaliser = tf.reduce_max(logits, -1) - tf.math.log(tf.reduce_max(softmax, -1))
+    return normaliser - tf.gather(logits, targets, batch_dims=1), softmax
 
 
 def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least: int = 64):
@@ -204,11 +215,13 @@ def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least
       An int, or a tensor where the number of rows is known only at run time.
     """
     most = max(8, CHUNK_BYTES // (4 * num_columns) // 8 * 8)
-    if isinstance(num_rows, int):
-        rows = min(num_rows, max(least, num_rows // share)) if few else num_rows
-        return min(most, max(8, -(-rows // 8) * 8))
-    rows = tf.minimum(num_rows, tf.maximum(least, num_rows // share)) if few else num_rows
-    return tf.minimum(most, tf.maximum(8, -(-rows // 8) * 8))
+    least_of, most_of = (min, max) if isinstance(num_rows, int) else (tf.minimum, tf.maximum)
+    if few:
+        rows = least_of(num_rows, most_of(least, num_rows // share))
+    else:
+        # Chunks of one size, as the last one is computed whole.
+        rows = -(-num_rows // most_of(1, -(-num_rows // most)))
+    return least_of(most, most_of(8, -(-rows // 8) * 8))
 
 
 def _as_gradients(result: _Result, inputs, table, bias):

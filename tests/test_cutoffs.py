@@ -218,9 +218,14 @@ def test_chunks_are_those_of_the_loss(columns, batch_size):
         rows = batch_size / 5 if few else batch_size
         chunk = rows_per_chunk(batch_size, columns, few)
         chunks = only_chunks.seconds(columns, rows, 1, batch_size if few else None)
-        # The loss has chunks of whole multiples of 8 rows.
-        most, least = max(1.0, rows / chunk + few / 2), max(1.0, rows / (chunk + 8) + few / 2)
-        assert least <= chunks <= most
+        if few:
+            # The loss has chunks of whole multiples of 8 rows.
+            most, least = max(1.0, rows / chunk + 1 / 2), max(1.0, rows / (chunk + 8) + 1 / 2)
+            assert least <= chunks <= most
+        else:
+            # And where all rows are wanted, as many of one size as it needs.
+            number = math.ceil(rows / chunk)
+            assert (number - 1) * chunk / (chunk + 8) <= chunks <= number
 
 
 def test_a_softmax_costs_more_the_larger_it_is():
