@@ -26,6 +26,7 @@ from adaptive import (
     SampledSoftmax,
     SoftmaxModel,
     id_order_from_counts,
+    optimal_cutoffs,
 )
 
 TOP_K = 20
@@ -193,18 +194,19 @@ def main(argv=None):
     held_out = draw_sessions(shop, options.num_held_out, length, rng)
     counts = np.bincount(sessions.ravel(), minlength=options.num_items)
     id_order = id_order_from_counts(counts)
-    if options.cutoffs is None:
-        # Three quarters of all sales in the head. The last tail, of most products, costs more than
-        # everything else for each target that is in it: one sale in a hundred.
-        share = np.cumsum(counts[id_order]) / np.sum(counts)
-        options.cutoffs = np.searchsorted(share, [0.75, 0.99]).tolist()
     try:
+        if options.cutoffs is None:
+            # Of so many products most are in the last tail, which few of the sales may ask for.
+            targets_per_step = options.batch_size * (length - 1)
+            options.cutoffs = optimal_cutoffs(
+                counts, num_clusters=3, hidden_dim=options.width, batch_size=targets_per_step
+            )
         heads = {kind: make_head(kind, id_order, options) for kind in ("adaptive", "sampled")}
     except ValueError as error:
         parser.error(str(error))
     print(
         f"{len(sessions):,} sessions of {length} products; of {options.num_items:,} products "
-        f"{np.count_nonzero(counts):,} sold; cutoffs {options.cutoffs}"
+        f"{np.count_nonzero(counts):,} sold; cutoffs {list(options.cutoffs)}"
     )
     best_sellers = recall(id_order[:TOP_K], held_out[:, 1:])
     results = {}
@@ -235,7 +237,7 @@ def make_parser():
     add("--num_held_out", type=between(1), default=256, help="sessions to measure recall on")
     add("--width", type=between(16), default=32, help="of embedding, GRU and head")
     add("--num_sampled", type=between(1), default=2048, help="products in a sample")
-    add("--cutoffs", type=whole_numbers, help="of the adaptive layers; None: by share of sales")
+    add("--cutoffs", type=whole_numbers, help="of the adaptive layers; None: the fastest")
     add("--learning_rate", type=between(0.0), default=1e-2, help="of Adam")
     add("--seed", type=between(0, 2**32 - 1), default=1, help="of the shop, weights and samples")
     return parser

@@ -143,9 +143,9 @@ def make_parser():
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--epochs", type=between(1), default=20, help="of training")
+    add("--epochs", type=between(1), default=30, help="of training")
     add("--num_texts", type=between(1), default=512, help="texts of 16 words to train on")
-    add("--learning_rate", type=between(0.0), default=1e-2, help="of Adam")
+    add("--learning_rate", type=between(0.0), default=5e-3, help="of Adam")
     add("--seed", type=between(0, 2**32 - 1), default=1, help="of everything")
     return parser
 

@@ -218,14 +218,10 @@ def test_chunks_are_those_of_the_loss(columns, batch_size):
         rows = batch_size / 5 if few else batch_size
         chunk = rows_per_chunk(batch_size, columns, few)
         chunks = only_chunks.seconds(columns, rows, 1, batch_size if few else None)
-        if few:
-            # The loss has chunks of whole multiples of 8 rows.
-            most, least = max(1.0, rows / chunk + 1 / 2), max(1.0, rows / (chunk + 8) + 1 / 2)
-            assert least <= chunks <= most
-        else:
-            # And where all rows are wanted, as many of one size as it needs.
-            number = math.ceil(rows / chunk)
-            assert (number - 1) * chunk / (chunk + 8) <= chunks <= number
+        # The loss has chunks of whole multiples of 8 rows, and of one size for all rows.
+        number = rows / chunk + 1 / 2 if few else math.ceil(rows / chunk)
+        least = rows / (chunk + 8) + 1 / 2 if few else (number - 1) * chunk / (chunk + 8)
+        assert (max(1.0, least) if few else least) <= chunks <= max(1.0, number)
 
 
 def test_a_softmax_costs_more_the_larger_it_is():

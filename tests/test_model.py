@@ -304,7 +304,7 @@ def test_ids_outside_the_vocabulary_are_refused(model):
         with pytest.raises(ValueError, match="targets .*ids from 0 to 22. Received ids from"):
             model.nll(tf.constant([[0, 1]]), tf.constant(ids))
     with pytest.raises(ValueError, match="integer ids. Received: dtype"):
-        model(tf.constant([[0.0, 1.0]]))
+        model(tf.constant([[0.5, 1.0]]))
 
 
 def test_one_head_multiplies_without_broadcasting():
