@@ -87,10 +87,11 @@ class HeadTraining:
         super().compile(optimizer=optimizer, **kwargs)
 
     def get_compile_config(self):
-        config = {
-            **super().get_compile_config(),
-            "metrics": [keras.saving.serialize_keras_object(one) for one in self._offered.metrics],
-        }
+        config = super().get_compile_config()
+        if not config:
+            return config  # never compiled
+        metrics = [keras.saving.serialize_keras_object(one) for one in self._offered.metrics]
+        config = {**config, "metrics": metrics}
         # Not arguments here; Keras writes down those of its own `compile`.
         return {key: value for key, value in config.items() if key not in _NOT_OURS}
 

@@ -81,7 +81,7 @@ def search(
             less = tf.gather(bound, index) - _normaliser(words, None, more[:, 0])
             return _merge(*state, more + less[:, None], more_ids, k, by_id)
 
-        size = rows_per_chunk(num_rows, clusters.sizes[i], few=True, share=4, least=24)
+        size = rows_per_chunk(num_rows, clusters.sizes[i], few=True, share=4, least=32)
         some = (tail, (values, ids), needed, count, size)
         most = rows_per_chunk(num_rows, clusters.sizes[i], few=False)
         if isinstance(num_rows, int) and num_rows <= most:

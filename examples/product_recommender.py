@@ -128,8 +128,8 @@ def make_model(head, id_order, options):
     model = SoftmaxModel(backbone, head, top_k=TOP_K)
     # A step of a sampled softmax touches few rows of its table, but Keras' Adam goes through all
     # of it and of two moments as large. So the width is small: 500,000 x 32 takes it a tenth of a
-    # second, 500,000 x 512 would take longer than everything else. Adagrad and SGD need less
-    # memory, but learn much less in so few steps.
+    # second, 500,000 x 512 would take longer than everything else. Adagrad needs less memory, but
+    # learned next to nothing in as many steps at the rate that was tried.
     # Recall is not a metric here: Keras computes metrics in every training step too, and there the
     # likeliest products cost a whole softmax, which these heads are made to avoid.
     model.compile(keras.optimizers.Adam(options.learning_rate))

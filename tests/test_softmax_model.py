@@ -260,6 +260,13 @@ def test_a_loaded_model_goes_on_training(tmp_path):
     assert loaded.head.tied_to is loaded.backbone.layers[0]
 
 
+def test_a_model_that_was_not_compiled_comes_back_so(tmp_path):
+    model = make()
+    model(X)
+    model.save(tmp_path / "model.keras")
+    assert not model.compiled and not keras.models.load_model(tmp_path / "model.keras").compiled
+
+
 @heads
 def test_export(head, tmp_path):
     model = make(head, top_k=3)
