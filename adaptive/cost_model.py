@@ -38,11 +38,11 @@ class CostModel:
       (2,)
     """
 
-    softmax_seconds: float = 1e-3
+    softmax_seconds: float = 1.5e-3
     free_seconds: float = 1e-3
-    product_seconds: float = 2e-11
-    logit_seconds: float = 2e-8
-    table_seconds: float = 3e-9
+    product_seconds: float = 1.4e-11
+    logit_seconds: float = 3e-9
+    table_seconds: float = 1.5e-9
     chunk_seconds: float = 4e-4
 
     def __post_init__(self):

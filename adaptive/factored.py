@@ -22,6 +22,8 @@ class Linear(NamedTuple):
     projection: tf.Tensor | None  # [E, D]
     column_table: tf.Tensor | None = None  # [C - 1, E]
     column_bias: tf.Tensor | None = None  # [C - 1]
+    # Table and bias with the columns at the end, where the weights are held so.
+    joined: tuple[tf.Tensor, tf.Tensor | None] | None = None
 
 
 class Part(NamedTuple):
@@ -65,15 +67,10 @@ def normaliser(words, columns):
       words: `[T, size]`.
       columns: `[T, C - 1]` or None.
     """
-    largest = tf.reduce_max(words, -1, keepdims=True)
-    if columns is not None:
-        largest = tf.maximum(largest, tf.reduce_max(columns, -1, keepdims=True))
-    # Logits may all be -infinity, and the difference of two infinities is NaN.
-    largest = tf.where(tf.math.is_inf(largest), 0.0, largest)
-    total = tf.reduce_sum(tf.exp(words - largest), -1, keepdims=True)
-    if columns is not None:
-        total += tf.reduce_sum(tf.exp(columns - largest), -1, keepdims=True)
-    return largest + tf.math.log(total)
+    of_words = tf.reduce_logsumexp(words, -1, keepdims=True)
+    if columns is None:
+        return of_words
+    return tf.reduce_logsumexp(tf.concat([of_words, columns], -1), -1, keepdims=True)
 
 
 def log_prob(features, linears: tuple[Linear, ...], clusters: Clusters):
@@ -116,7 +113,9 @@ def parts_of_loss(
     def part(i, targets, inside, rows):
         linear = linears[i]
         table, bias = linear.table, linear.bias
-        if linear.column_table is not None:
+        if linear.joined is not None:
+            table, bias = linear.joined
+        elif linear.column_table is not None:
             table = tf.concat([table, linear.column_table], 0)
             if bias is not None:
                 bias = tf.concat([bias, linear.column_bias], 0)

@@ -61,7 +61,7 @@ class SoftmaxHead(keras.layers.Layer):
         self.id_order = IdOrder(id_order, clusters.vocab_size)
         self.ignore_index = ignore_index
         self.label_smoothing = float(label_smoothing)
-        self.tail_share = TailShare(self.name)
+        self.tail_share = TailShare(self.name, ordered=id_order is not None)
 
     @property
     def trainable(self):

@@ -111,13 +111,13 @@ class AdaptiveLogSoftmaxWithLoss(SoftmaxHead):
 
     def linears(self):
         kernel, size = tf.convert_to_tensor(self.head_kernel), self.clusters.shortlist
-        bias = column_bias = None
-        if self.head_biases is not None:
-            bias = tf.convert_to_tensor(self.head_biases)
-            bias, column_bias = bias[:size], bias[size:]
-        head = Linear(kernel[:size], bias, None)
+        biases = None if self.head_biases is None else tf.convert_to_tensor(self.head_biases)
+        head = Linear(kernel, biases, None)
         if self.clusters.num_tails:
-            head = head._replace(column_table=kernel[size:], column_bias=column_bias)
+            bias, column_bias = (None, None) if biases is None else (biases[:size], biases[size:])
+            head = Linear(
+                kernel[:size], bias, None, kernel[size:], column_bias, joined=(kernel, biases)
+            )
         tails = zip(self.tables[1:], self.projections[1:])
         return (
             head,

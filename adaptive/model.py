@@ -137,7 +137,7 @@ class SoftmaxModel(HeadTraining, keras.Model):
 
     def get_metrics_result(self):
         # Called on the host at the end of an epoch, where reading is free.
-        if self.head.clusters.num_tails and self.head.clusters.vocab_size > 1:
+        if self.head.clusters.num_tails:
             seen = int(np.asarray(self._tail_share.count))
             in_tails = int(np.asarray(self._tail_share.total))
             self.head.tail_share.add(seen, in_tails)

@@ -92,6 +92,11 @@ class SampledSoftmax(SoftmaxHead):
         seed=None,
         **kwargs,
     ):
+        if "label_smoothing" in kwargs:
+            raise ValueError(
+                "A sample cannot give label smoothing exactly, so SampledSoftmax does not have it. "
+                f"Received: label_smoothing={kwargs['label_smoothing']}. Use an AdaptiveSoftmax."
+            )
         # Rows of the kernel are by class: ranks matter to the sampler only.
         super().__init__(input_dim, Clusters(num_classes), None, ignore_index, **kwargs)
         if not 1 <= num_sampled <= num_classes:

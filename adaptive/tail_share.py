@@ -13,10 +13,12 @@ class TailShare:
 
     Args:
       name: of the head.
+      ordered: whether it has an `id_order`.
     """
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, ordered: bool):
         self.name = name
+        self.ordered = ordered
         self.targets = self.in_tails = 0
         self.warned = False
 
@@ -32,10 +34,10 @@ class TailShare:
         if self.warned or self.targets < ENOUGH_TARGETS or 2 * self.in_tails <= self.targets:
             return
         self.warned = True
+        sort = "" if self.ordered else "or pass id_order=id_order_from_counts(counts), "
         warnings.warn(
             f"{self.name}: {self.in_tails / self.targets:.0%} of {self.targets:,} targets are in "
-            "the tails, so that the adaptive softmax saves little. Are the ids sorted by falling "
-            "frequency? If not, pass id_order=id_order_from_counts(counts); if they are, choose "
-            "other cutoffs: optimal_cutoffs(counts, ...).",
+            "the tails, so that the adaptive softmax saves little. Ids must be sorted by falling "
+            f"frequency: sort them, {sort}or choose other cutoffs: optimal_cutoffs(counts, ...).",
             stacklevel=4,
         )

@@ -164,7 +164,9 @@ def test_no_neighbour_of_wikitext_103s_cutoffs_is_better(num_clusters):
 
 def test_more_clusters_than_pay_cost_more():
     counts = 1e4 / np.arange(1, 201)
-    costs = [expected_cost(counts, optimal_cutoffs(counts, n, 256), 256) for n in (1, 2, 3, 4)]
+    model = {"cost_model": CostModel(1e-3, 1e-3, 2e-11, 2e-8, 3e-9, 4e-4)}
+    cutoffs = [optimal_cutoffs(counts, n, 256, **model) for n in (1, 2, 3, 4)]
+    costs = [expected_cost(counts, one, 256, **model) for one in cutoffs]
     assert costs[2] < costs[1] < costs[0]
     assert costs[3] > costs[2]
 
@@ -242,7 +244,7 @@ def test_little_work_takes_the_same_time():
 
 
 def test_a_measured_model():
-    model = measure_cost_model(hidden_dim=16, batch_size=64, columns=64, repeats=1)
+    model = measure_cost_model(hidden_dim=128, batch_size=512, columns=1024, repeats=2)
     constants = dataclasses.astuple(model)
     assert all(type(one) is float and 0 <= one < math.inf for one in constants)
     assert model.softmax_seconds > 0 and sum(constants[2:]) > 0

@@ -46,9 +46,7 @@ def generate(
     model.embedding.clusters.check_ids(prompt, "The tokens of a prompt")
     for name, value, fine in (
         ("num_tokens must be at least 1", num_tokens, num_tokens >= 1),
-        ("temperature must be at least 0", temperature, temperature >= 0),
         ("top_k must be at least 0", top_k, top_k >= 0),
-        ("top_p must be above 0 and at most 1", top_p, 0 < top_p <= 1),
     ):
         if not fine:
             raise ValueError(f"{name}. Received: {value}.")
