@@ -9,8 +9,11 @@ import tensorflow as tf
 
 from .clusters import Clusters
 from .cross_entropy import rows_per_chunk
-from .factored import Linear, projected_inputs
+from .factored import Linear, logits_of, normaliser, projected_inputs
 from .id_order import IdOrder
+
+# In a chunk of tokens, where few are wanted.
+_LEAST_ROWS = 32
 
 
 class TopK(NamedTuple):
@@ -24,7 +27,9 @@ class Found(NamedTuple):
     """What a search gives."""
 
     best: TopK  # [T, k] each
-    rows: tuple[tf.Tensor, ...]  # for each tail, int32: how many tokens it was computed for
+    # For each tail, int32: for how many tokens its logits were computed, and for how many of
+    # these its words were compared.
+    rows: tuple[tuple[tf.Tensor, tf.Tensor], ...]
 
 
 def search(
@@ -32,8 +37,10 @@ def search(
 ) -> Found:
     """The k likeliest ids of each token.
 
-    The head is computed for all tokens, a tail where a word of it can be among the best: its
-    column is an upper bound of its words.
+    The head is computed for all tokens. A tail's column is an upper bound of its words, so its
+    logits are computed where the column exceeds the k-th best so far; from the largest of them
+    follows a closer bound (`_bound`), and only where that exceeds it too are the tail's words
+    normalised and compared.
 
     Args:
       features: `[T, D]` in the compute dtype.
@@ -49,10 +56,10 @@ def search(
     by_id = order.ids is not None or k > shortlist
 
     def head(index, _start, *_state):
-        words, columns = _scores(tf.gather(features, index), linears[0])
+        words, columns = logits_of(tf.gather(features, index), linears[0])
         values, ids = _top(words, k, clusters, order, 0)
         if not shift:
-            below = _normaliser(words, columns, values[:, 0])[:, None]
+            below = normaliser(words, columns)
             values, columns = values - below, None if columns is None else columns - below
         missing = [[0, 0], [0, k - values.shape[1]]]
         values = tf.pad(values, missing, constant_values=float("-inf"))
@@ -67,81 +74,93 @@ def search(
         tf.zeros([num_rows, clusters.num_tails]),
     )[: 3 if clusters.num_tails else 2]
     size = rows_per_chunk(num_rows, shortlist + clusters.num_tails, few=False)
-    everyone = tf.range(num_rows)
-    values, ids, *columns = in_chunks(head, empty, everyone, num_rows, size)
+    values, ids, *columns = in_chunks(head, empty, tf.range(num_rows), num_rows, size)
+    found, columns = [], tf.unstack(columns[0], axis=1) if columns else []
+
+    def exceeds(bound, least):
+        return (bound >= least) if by_id else (bound > least) | tf.math.is_inf(least)
+
+    # All bounds first, by the head alone, so that they can be computed at the same time.
+    for i, column in enumerate(columns, 1):
+
+        def closer_bound(index, _start, _, i=i, column=column):
+            inputs = projected_inputs(tf.gather(features, index), linears[i])
+            return [tf.gather(column, index) + _bound(inputs, linears[i])]
+
+        bound = column
+        if linears[i].table.shape[1] <= _LEAST_ROWS:
+            # The norms of the table's rows cost less than their products with a chunk of tokens.
+            bound += _bound(projected_inputs(features, linears[i]), linears[i], by_norm=True)
+        possible = exceeds(bound, values[:, -1])
+        (closer,) = _where(possible, closer_bound, [bound], clusters.sizes[i])
+        found.append((column, possible, closer))
     rows = []
-    for i in range(1, clusters.num_clusters):
-        bound, least = columns[0][:, i - 1], values[:, -1]
-        needed = (bound >= least) if by_id else (bound > least) | tf.math.is_inf(least)
-        count = tf.reduce_sum(tf.cast(needed, tf.int32))
+    for i, (column, possible, closer) in enumerate(found, 1):
 
-        def tail(index, _start, *state, i=i, bound=bound):
-            words, _ = _scores(tf.gather(features, index), linears[i])
+        def compare(index, _start, *state, i=i, column=column):
+            words, _ = logits_of(tf.gather(features, index), linears[i])
             more, more_ids = _top(words, k, clusters, order, i)
-            less = tf.gather(bound, index) - _normaliser(words, None, more[:, 0])
-            return _merge(*state, more + less[:, None], more_ids, k, by_id)
+            more += tf.gather(column, index)[:, None] - normaliser(words, None)
+            return _merge(*state, more, more_ids, k, by_id)
 
-        size = rows_per_chunk(num_rows, clusters.sizes[i], few=True, share=4, least=32)
-        some = (tail, (values, ids), needed, count, size)
-        most = rows_per_chunk(num_rows, clusters.sizes[i], few=False)
-        if isinstance(num_rows, int) and num_rows <= most:
-            # One pass over all costs less than several over most of them.
-            values, ids = tf.cond(
-                count > num_rows // 2,
-                lambda tail=tail, state=(values, ids): tail(everyone, 0, *state),
-                lambda some=some: _of_needed(*some),
-            )
-        else:
-            values, ids = _of_needed(*some)
-        rows.append(count)
+        likely = possible & exceeds(closer, values[:, -1])
+        values, ids = _where(likely, compare, (values, ids), clusters.sizes[i])
+        rows.append(tuple(tf.reduce_sum(tf.cast(some, tf.int32)) for some in (possible, likely)))
     # An empty place is left only where hidden states are NaN.
     return Found(TopK(values, tf.minimum(ids, clusters.vocab_size - 1)), tuple(rows))
 
 
-def _of_needed(compute, state, needed, count, size):
-    """`compute` for the rows that are needed."""
-    first = tf.argsort(tf.cast(~needed, tf.int32), stable=True)
-    return tuple(in_chunks(compute, state, first, count, size))
+def _bound(inputs, linear: Linear, by_norm=False):
+    """At least the log-probability, inside a tail, of its likeliest word; float32 `[T]`.
 
+    That is `max(x + b) - logsumexp(x + b)` of the products `x = table @ input` and the biases `b`.
+    The first is at most `max(x) + max(b)`; the second, with weights `softmax(b)`, at least
+    `logsumexp(b) + sum(softmax(b) * x)` by Jensen's inequality. So no exponential of a logit is
+    computed, and no pass over the logits is made but the one for their maximum.
 
-def _scores(features, linear: Linear):
-    """Logits by word, float32 `[size, T]`, and by token those of the columns, `[T, C - 1]` or None.
-
-    A product of few tokens with a large table is faster this way round, table first.
+    Args:
+      inputs: `[T, E]`.
+      linear: the tail's weights.
+      by_norm: whether `max(x)` is bounded in its turn, by the longest row of the table times the
+        input's length: no product at all, and less close.
     """
-    inputs = projected_inputs(features, linear)
-
-    def scores(table, bias):
+    table, inputs_f32 = tf.convert_to_tensor(linear.table), tf.cast(inputs, tf.float32)
+    if by_norm:
+        longest = tf.reduce_max(tf.reduce_sum(tf.square(tf.cast(table, tf.float32)), -1))
+        largest = tf.sqrt(longest * tf.reduce_sum(tf.square(inputs_f32), -1))
+    else:
+        # A product of few tokens with a large table is faster this way round, table first.
         products = tf.matmul(tf.cast(table, inputs.dtype), inputs, transpose_b=True)
-        products = tf.cast(products, tf.float32)
-        return products if bias is None else products + tf.cast(bias, tf.float32)[:, None]
-
-    words = scores(linear.table, linear.bias)
-    if linear.column_table is None:
-        return words, None
-    return words, tf.transpose(scores(linear.column_table, linear.column_bias))
-
-
-def _normaliser(words, columns, largest):
-    """`[T]`, the logarithm of the sum of exponentials; `largest` is that of the words."""
-    if columns is not None:
-        largest = tf.maximum(largest, tf.reduce_max(columns, -1))
-    # Logits may all be -infinity, and the difference of two infinities is NaN.
-    largest = tf.where(tf.math.is_inf(largest), 0.0, largest)
-    width = max(1, int(words.shape[0] ** 0.5))
-    blocks, rest = _in_blocks(tf.exp(words - largest), width)
-    # Sums of sums: down a long column one by one, float32 loses digits.
-    total = tf.reduce_sum(tf.reduce_sum(blocks, 1), 0) + tf.reduce_sum(rest, 0)
-    if columns is not None:
-        total += tf.reduce_sum(tf.exp(columns - largest[:, None]), -1)
-    return largest + tf.math.log(total)
+        largest = tf.cast(tf.reduce_max(products, 0), tf.float32)
+    bias = tf.zeros(table.shape[:1]) if linear.bias is None else tf.cast(linear.bias, tf.float32)
+    weights = tf.nn.softmax(bias)
+    mean = tf.matmul(tf.cast(table, tf.float32), weights[:, None], transpose_a=True)
+    middle = tf.matmul(inputs_f32, mean)[:, 0]
+    # `max(b) - logsumexp(b)` is the logarithm of the largest weight.
+    bound = largest + tf.math.log(tf.reduce_max(weights)) - middle
+    # Room for rounding, of the logits too, whose products are made again where they are compared.
+    bound += 0.01 + (1e-4 if inputs.dtype == tf.float32 else 0.02) * tf.abs(largest)
+    # Infinite weights make this NaN, which bounds nothing.
+    return tf.where(bound < 0, bound, 0.0)
 
 
-def _in_blocks(words, width):
-    """`[size, T]` as blocks `[size // width, width, T]` and the rest `[size % width, T]`."""
-    count = words.shape[0] // width
-    shape = [count, width, tf.shape(words)[1]]
-    return tf.reshape(words[: count * width], shape), words[count * width :]
+def _where(wanted, compute, state, num_columns: int):
+    """`compute` for the rows that are wanted; the others keep their state."""
+    num_rows = wanted.shape[0] if wanted.shape[0] is not None else tf.shape(wanted)[0]
+    count = tf.reduce_sum(tf.cast(wanted, tf.int32))
+
+    def some():
+        first = tf.argsort(tf.cast(~wanted, tf.int32), stable=True)
+        size = rows_per_chunk(num_rows, num_columns, few=True, share=4, least=_LEAST_ROWS)
+        return tuple(in_chunks(compute, state, first, count, size))
+
+    if isinstance(num_rows, int) and num_rows <= rows_per_chunk(num_rows, num_columns, few=False):
+        # One pass over all costs less than several over most of them.
+        everyone = tf.range(num_rows)
+        return tf.cond(
+            count > num_rows // 2, lambda: tuple(compute(everyone, 0, *state)), lambda: some()
+        )
+    return some()
 
 
 def _top(words, k, clusters, order, i):
@@ -149,37 +168,16 @@ def _top(words, k, clusters, order, i):
     start, size = clusters.starts[i], clusters.sizes[i]
     rising = order.rising(start, size)
     if rising is not None:
-        # Of equal values `top_k` takes the first: so the words go by id.
-        words = tf.gather(words, rising)
-    values, places = _largest(words, min(k, size))
+        # Of equal values the first is taken: so the words go by id.
+        words = tf.gather(words, rising, axis=1)
+    if k == 1:
+        places = tf.argmax(words, -1, output_type=tf.int32)[:, None]
+        values = tf.gather(words, places, batch_dims=1)
+    else:
+        values, places = tf.math.top_k(words, min(k, size))
     if rising is not None:
         places = tf.gather(tf.constant(rising, tf.int32), places)
     return values, order.to_ids(start + places)
-
-
-def _largest(words, k):
-    """The k largest of each column of `[size, T]`, as values and places `[T, k]`.
-
-    Short blocks first: the k largest are in the k blocks with the largest maxima, of equal ones
-    the first, since each of these has at least one. Only those are searched, in the order of
-    their places, so that of equal values the first is taken, as `top_k` does.
-    """
-    size = words.shape[0]
-    width = max(8, int((size / k) ** 0.5))
-    if size // width <= 2 * k:
-        return tf.math.top_k(tf.transpose(words), k)
-    blocks, rest = _in_blocks(words, width)
-    _, best = tf.math.top_k(tf.transpose(tf.reduce_max(blocks, 1)), k)
-    best = tf.sort(best) if k > 1 else best
-    tokens = tf.shape(words)[1]
-    searched = tf.reshape(best[..., None] * width + tf.range(width), [tokens, k * width])
-    place = tf.stack([searched, tf.broadcast_to(tf.range(tokens)[:, None], tf.shape(searched))], -1)
-    candidates = tf.concat([tf.gather_nd(words, place), tf.transpose(rest)], -1)
-    values, found = tf.math.top_k(candidates, k)
-    # What follows the blocks stands at the end.
-    after = blocks.shape[0] * width + found - k * width
-    inside = tf.gather(searched, tf.minimum(found, k * width - 1), batch_dims=1)
-    return values, tf.where(found < k * width, inside, after)
 
 
 def _merge(values, ids, more, more_ids, k, by_id):

@@ -118,22 +118,24 @@ def compare(head, batches, k, repeats, jit_compile):
 
 
 def tail_rows(head, batches, k):
-    """The share of all rows for which each tail was computed."""
+    """For each tail, the shares of all rows for which it was computed, and compared."""
     features = flat_features(head, tf.concat(batches, 0))
     found = search(features, head.linears(), head.clusters, head.id_order, k)
-    return [int(rows) / len(features) for rows in found.rows]
+    return [[int(n) / len(features) for n in rows] for rows in found.rows]
 
 
 def report(results, options):
     """Prints the comparison."""
     seconds = results["seconds"]
     for ours, theirs in (("predict", "argmax of log_prob"), ("top_k", "top_k of log_prob")):
-        shares = ", ".join(f"{share:.1%}" for share in results["tail_rows"][ours])
+        shares = ", ".join(
+            f"{products:.1%} ({compared:.1%})" for products, compared in results["tail_rows"][ours]
+        )
         name = f"{ours}, k = {options.k}" if ours == "top_k" else ours
         print(
             f"{name}: {1e3 * seconds[ours]:.2f} ms beside {1e3 * seconds[theirs]:.2f} ms, "
-            f"{seconds[theirs] / seconds[ours]:.2f} times as fast; tails computed for {shares} of "
-            f"the rows; {results['wrong_ids'][ours]} ids differ"
+            f"{seconds[theirs] / seconds[ours]:.2f} times as fast; logits of the tails "
+            f"computed (compared) for {shares} of the rows; {results['wrong_ids'][ours]} ids differ"
         )
 
 
