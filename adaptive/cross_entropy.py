@@ -6,12 +6,15 @@ may be known only at run time, so that a softmax over few of the rows (a tail of
 softmax) costs only those, with static shapes throughout: XLA compiles it, and no distribution of
 targets overflows anything.
 
-T rows, V columns (of one cluster), E width of the rows.
+T rows, V columns of the table, m further columns, E width of the rows.
 """
 
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from .chunk import Sources, add_targets, as_sources, present
+from .chunk import chunk as _chunk
 
 # A chunk's logits take this much: small enough for caches and for memory, large enough for the
 # matrix product to run at speed. See benchmarks/.
@@ -26,21 +29,15 @@ class Rows(NamedTuple):
     count: tf.Tensor  # int32 scalar
 
 
-class Smoothing(NamedTuple):
-    """What a row's label is made of: `target * one_hot + columns`; its sum need not be 1."""
-
-    target: tf.Tensor  # float32 [T], what is left on each row's target
-    columns: tf.Tensor  # float32 [V], what is spread over the columns
-
-
 class _Result(NamedTuple):
     nll: tf.Tensor  # float32 [T]
-    inputs: tf.Tensor  # float32 [T, E]: the gradients of sum(weights * nll)
-    table: tf.Tensor  # float32 [V, E]
-    bias: tf.Tensor  # float32 [V]
+    # Those of sum(weights * nll) by the sources that are present, float32; () without weights.
+    gradients: tuple
 
 
-def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None, smoothing=None):
+def linear_nll(
+    inputs, table, bias, targets, rows=None, chunk_rows=None, smoothing=None, columns=None
+):
     """The negative log-likelihood of each row's target; right for any upstream gradient.
 
     The backward pass computes each chunk's logits a second time, since what a row counts for is
@@ -49,75 +46,89 @@ def linear_nll(inputs, table, bias, targets, rows=None, chunk_rows=None, smoothi
     Args:
       inputs: `[T, E]`, in the dtype in which products are computed.
       table: `[V, E]`, of any float dtype.
-      bias: `[V]`, of any float dtype.
-      targets: int32 `[T]` from 0 to V - 1.
+      bias: `[V]`, of any float dtype, or None.
+      targets: int32 `[T]` from 0 to V + m - 1.
       rows: the `Rows` to compute; None for all. The others are 0 and have no gradient.
       chunk_rows: rows in a chunk; None chooses by the size of the logits.
       smoothing: the `Smoothing` of the labels; None for one-hot labels. The loss of a row is then
         the cross-entropy with its label, `sum(label * -log_softmax)`.
+      columns: the `Columns` V to V + m - 1 of the same softmax; None for none.
 
     Returns:
       float32 `[T]`.
     """
+    sources = Sources(inputs, table, bias, columns)
+    settings = (rows, chunk_rows, smoothing)
 
     @tf.custom_gradient
-    def nll_of(inputs, table, bias):
-        sources = _unwatched(inputs, table, bias)
-        values = _run(*sources, targets, None, rows, chunk_rows, smoothing).nll
+    def nll_of(*tensors):
+        values = _run(as_sources(_unwatched(*tensors), sources), targets, None, *settings).nll
 
         def gradient(upstream):
-            result = _run(inputs, table, bias, targets, upstream, rows, chunk_rows, smoothing)
-            return _as_gradients(result, inputs, table, bias)
+            result = _run(as_sources(tensors, sources), targets, upstream, *settings)
+            return _as_gradients(result.gradients, tensors)
 
         return values, gradient
 
-    return nll_of(inputs, table, bias)
+    return nll_of(*present(sources))
 
 
-def linear_loss(inputs, table, bias, targets, weights, rows=None, chunk_rows=None, smoothing=None):
+def linear_loss(
+    inputs, table, bias, targets, weights, rows=None, chunk_rows=None, smoothing=None, columns=None
+):
     """`sum(weights * nll)`, a float32 scalar, with the gradients formed in the same pass.
 
     What a row counts for is known beforehand here, so each chunk's logits, computed once, give
     the loss and the gradients. Weights get no gradient. Arguments as in `linear_nll`; `weights`
     is float32 `[T]`.
     """
-
+    sources = Sources(inputs, table, bias, columns)
     (weights,) = _unwatched(weights)
 
     @tf.custom_gradient
-    def loss_of(inputs, table, bias):
-        sources = _unwatched(inputs, table, bias)
-        result = _run(*sources, targets, weights, rows, chunk_rows, smoothing)
+    def loss_of(*tensors):
+        unwatched = as_sources(_unwatched(*tensors), sources)
+        result = _run(unwatched, targets, weights, rows, chunk_rows, smoothing)
         value = tf.reduce_sum(result.nll * weights)
 
         def gradient(upstream):
-            scaled = _Result(
-                result.nll,
-                *(upstream * _first_order_only(g, inputs, table, bias) for g in result[1:]),
-            )
-            return _as_gradients(scaled, inputs, table, bias)
+            gradients = [_first_order_only(one, *tensors) for one in result.gradients]
+            # A loss that is not scaled any more saves a copy of each gradient.
+            if tf.get_static_value(upstream) != 1:
+                gradients = [upstream * one for one in gradients]
+            return _as_gradients(gradients, tensors)
 
         return value, gradient
 
-    return loss_of(inputs, table, bias)
+    return loss_of(*present(sources))
 
 
-def _run(inputs, table, bias, targets, weights, rows, chunk_rows, smoothing) -> _Result:
+def _run(sources: Sources, targets, weights, rows, chunk_rows, smoothing) -> _Result:
     """Losses and, where `weights` is given, the gradients of their weighted sum."""
-    dtype = inputs.dtype
-    table = tf.cast(table, dtype)
+    inputs = sources.inputs
+    # In the dtype of products once, and not in each chunk.
+    sources = sources._replace(table=tf.cast(sources.table, inputs.dtype))
+    num_columns = sources.table.shape[0]
     num_rows = inputs.shape[0]
     if num_rows is None:
         num_rows = tf.shape(inputs)[0]
     if chunk_rows is None:
-        chunk_rows = rows_per_chunk(num_rows, table.shape[0], few=rows is not None)
+        chunk_rows = rows_per_chunk(num_rows, num_columns, few=rows is not None)
+
+    def result(nll, slopes, gradients):
+        if weights is None:
+            return _Result(nll, ())
+        has_bias = sources.bias is not None
+        added = add_targets(gradients, inputs, num_columns, has_bias, targets, slopes)
+        return _Result(nll, added)
+
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
-        return _chunk(inputs, table, bias, targets, weights, smoothing)
+        return result(*_chunk(*sources, targets, weights, smoothing))
 
     wanted = num_rows if rows is None else rows.count
     num_chunks = (wanted + chunk_rows - 1) // chunk_rows
 
-    def body(chunk, nll, to_inputs, to_table, to_bias):
+    def body(chunk, nll, *sums):
         position = chunk * chunk_rows + tf.range(chunk_rows)
         real = position < wanted
         if rows is None:
@@ -131,74 +142,39 @@ def _run(inputs, table, bias, targets, weights, rows, chunk_rows, smoothing) -> 
         chunk_smoothing = smoothing
         if smoothing is not None:
             chunk_smoothing = smoothing._replace(target=tf.gather(smoothing.target, index))
-        part = _chunk(
+        chunk_nll, slopes, gradients = _chunk(
             tf.gather(inputs, index),
-            table,
-            bias,
+            *sources[1:],
             tf.gather(targets, index),
             chunk_weights,
             chunk_smoothing,
         )
-        nll = tf.tensor_scatter_nd_add(nll, index[:, None], tf.where(real, part.nll, 0.0))
+
+        def scattered(total, values):
+            return tf.tensor_scatter_nd_add(total, index[:, None], values)
+
+        nll = scattered(nll, tf.where(real, chunk_nll, 0.0))
         if weights is not None:
-            to_inputs = tf.tensor_scatter_nd_add(to_inputs, index[:, None], part.inputs)
-            to_table += part.table
-            to_bias += part.bias
-        return chunk + 1, nll, to_inputs, to_table, to_bias
+            to_inputs, *others = gradients
+            sums = (
+                scattered(sums[0], slopes),
+                scattered(sums[1], to_inputs),
+                *(total + more for total, more in zip(sums[2:], others)),
+            )
+        return chunk + 1, nll, *sums
 
-    def empty(like):
-        return tf.zeros(tf.shape(like) if weights is not None else [0] * like.shape.rank)
-
-    _, *result = tf.while_loop(
+    empty = []
+    if weights is not None:
+        empty = [tf.zeros(tf.shape(one)) for one in (targets, *present(sources))]
+    _, nll, *sums = tf.while_loop(
         lambda chunk, *_: chunk < num_chunks,
         body,
-        (tf.constant(0), tf.zeros([num_rows]), empty(inputs), empty(table), empty(bias)),
+        (tf.constant(0), tf.zeros([num_rows]), *empty),
         parallel_iterations=1,
         # A bound for XLA, which needs one where this is differentiated: second derivatives.
         maximum_iterations=-(-num_rows // chunk_rows),
     )
-    return _Result(*result)
-
-
-def _chunk(inputs, table, bias, targets, weights, smoothing) -> _Result:
-    logits = tf.matmul(inputs, table, transpose_b=True)
-    # Float32 whatever the products' dtype: in bfloat16 a sum over thousands of words is noise.
-    logits = tf.cast(logits, tf.float32) + tf.cast(bias, tf.float32)
-    if smoothing is None:
-        nll, probabilities = _nll_and_softmax(logits, targets)
-    else:
-        one_hot = tf.one_hot(targets, table.shape[0])
-        label = smoothing.target[:, None] * one_hot + smoothing.columns
-        mass = smoothing.target + tf.reduce_sum(smoothing.columns)
-        # This kernel returns softmax - label along with the losses.
-        nll, to_logits = tf.raw_ops.SoftmaxCrossEntropyWithLogits(
-            features=logits, labels=label / mass[:, None]
-        )
-        nll = mass * nll
-    if weights is None:
-        return _Result(nll, None, None, None)
-    if smoothing is None:
-        place = tf.stack([tf.range(tf.shape(targets)[0]), targets], -1)
-        to_logits = tf.tensor_scatter_nd_sub(probabilities * weights[:, None], place, weights)
-    else:
-        to_logits *= (weights * mass)[:, None]
-    # A product, since TensorFlow's sum down the columns takes twice the time.
-    to_bias = tf.matmul(tf.ones([1, tf.shape(to_logits)[0]]), to_logits)[0]
-    to_logits = tf.cast(to_logits, inputs.dtype)
-    return _Result(
-        nll,
-        tf.cast(tf.matmul(to_logits, table), tf.float32),
-        tf.cast(tf.matmul(to_logits, inputs, transpose_a=True), tf.float32),
-        to_bias,
-    )
-
-
-def _nll_and_softmax(logits, targets):
-    """`[T]` and `[T, V]`; in half of the time of the kernel for sparse cross-entropy."""
-    softmax = tf.nn.softmax(logits)
-    # The largest logit's probability is at least 1 / V, so that its logarithm is exact.
-    normaliser = tf.reduce_max(logits, -1) - tf.math.log(tf.reduce_max(softmax, -1))
-    return normaliser - tf.gather(logits, targets, batch_dims=1), softmax
+    return result(nll, sums[0] if sums else None, sums[1:])
 
 
 def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least: int = 64):
@@ -224,9 +200,8 @@ def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least
     return least_of(most, most_of(8, -(-rows // 8) * 8))
 
 
-def _as_gradients(result: _Result, inputs, table, bias):
-    pairs = ((result.inputs, inputs), (result.table, table), (result.bias, bias))
-    return tuple(tf.cast(gradient, like.dtype) for gradient, like in pairs)
+def _as_gradients(gradients, tensors):
+    return [tf.cast(gradient, like.dtype) for gradient, like in zip(gradients, tensors)]
 
 
 def _unwatched(*tensors):

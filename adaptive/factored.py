@@ -10,8 +10,12 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from .chunk import Columns, Smoothing
 from .clusters import Clusters
-from .cross_entropy import Rows, Smoothing
+from .cross_entropy import Rows
+
+# Products of so narrow tables cost less than to cast the logits from another dtype.
+_NARROW = 32
 
 
 class Linear(NamedTuple):
@@ -31,10 +35,11 @@ class Part(NamedTuple):
 
     inputs: tf.Tensor  # [T, E]
     table: tf.Tensor  # [size, E]
-    bias: tf.Tensor  # [size]
+    bias: tf.Tensor | None  # [size]
     targets: tf.Tensor  # int32 [T], inside this softmax
     rows: Rows | None  # the tokens it is needed for; None for all
     smoothing: Smoothing | None
+    columns: Columns | None  # those of the tails, where they are not part of the table
 
 
 def projected_inputs(features, linear: Linear):
@@ -112,22 +117,21 @@ def parts_of_loss(
 
     def part(i, targets, inside, rows):
         linear = linears[i]
-        table, bias = linear.table, linear.bias
+        table, bias, more = linear.table, linear.bias, None
         if linear.joined is not None:
             table, bias = linear.joined
         elif linear.column_table is not None:
-            table = tf.concat([table, linear.column_table], 0)
-            if bias is not None:
-                bias = tf.concat([bias, linear.column_bias], 0)
-        if bias is None:
-            bias = tf.zeros(table.shape[:1])
+            more = Columns(linear.column_table, linear.column_bias)
         labels = None
         if smoothing:
             columns = tf.fill([clusters.sizes[i]], share)
             if i == 0:
                 columns = tf.concat([columns, [share * size for size in clusters.sizes[1:]]], 0)
             labels = Smoothing((1.0 - smoothing) * tf.cast(inside, tf.float32), columns)
-        return Part(projected_inputs(features, linear), table, bias, targets, rows, labels)
+        inputs = projected_inputs(features, linear)
+        if inputs.shape[-1] <= _NARROW:
+            inputs = tf.cast(inputs, tf.float32)
+        return Part(inputs, table, bias, targets, rows, labels, more)
 
     yield part(0, columns, tf.ones_like(targets), None)
     if not clusters.num_tails:

@@ -267,20 +267,19 @@ class SoftmaxHead(keras.layers.Layer):
 
     def _nll(self, features, ranks, training):
         nll = tf.zeros(tf.shape(ranks))
-        for part in self._parts(features, ranks, training):
-            nll += linear_nll(*part[:-1], smoothing=part.smoothing)
+        for *arguments, smoothing, columns in self._parts(features, ranks, training):
+            nll += linear_nll(*arguments, smoothing=smoothing, columns=columns)
         return nll
 
     def _loss(self, features, ranks, weights, training):
         total = tf.zeros([])
-        for inputs, table, bias, targets, rows, smoothing in self._parts(features, ranks, training):
+        for part in self._parts(features, ranks, training):
+            *arguments, rows, smoothing, columns = part
+            kind = {"rows": rows, "smoothing": smoothing, "columns": columns}
             if training:
-                total += linear_loss(
-                    inputs, table, bias, targets, weights, rows, smoothing=smoothing
-                )
+                total += linear_loss(*arguments, weights, **kind)
             else:
-                nll = linear_nll(inputs, table, bias, targets, rows, smoothing=smoothing)
-                total += tf.reduce_sum(weights * nll)
+                total += tf.reduce_sum(weights * linear_nll(*arguments, **kind))
         return total
 
     def _parts(self, features, ranks, training):

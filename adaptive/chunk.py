@@ -1,0 +1,170 @@
+"""One chunk of rows through a linear softmax: losses and what they add to the gradients.
+
+T rows, V columns of the table, m further columns, E width of the rows.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+
+class Columns(NamedTuple):
+    """Columns after those of the table, apart so that no table has to be copied to join them."""
+
+    table: tf.Tensor  # [m, E]
+    bias: tf.Tensor | None  # [m]
+
+
+class Smoothing(NamedTuple):
+    """What a row's label is made of: `target * one_hot + columns`; its sum need not be 1."""
+
+    target: tf.Tensor  # float32 [T], what is left on each row's target
+    columns: tf.Tensor  # float32 [V + m], what is spread over the columns
+
+
+class Sources(NamedTuple):
+    """What a loss is differentiated by; None where there is no bias or no further column."""
+
+    inputs: tf.Tensor  # [T, E], in the dtype of products
+    table: tf.Tensor  # [V, E]
+    bias: tf.Tensor | None  # [V]
+    columns: Columns | None
+
+
+def chunk(inputs, table, bias, columns, targets, weights, smoothing):
+    """Losses and, with weights, what they add to the gradients of `sum(weights * nll)`.
+
+    The slope of a row's loss along its logits is `weight * (mass * softmax - label)`, where the
+    mass is the label's sum. To multiply and to subtract there would take passes over `[T, V]`. So
+    the weights go into what the softmax is multiplied by, and labels are subtracted from the
+    products: what stands at the targets by the caller, once for all chunks.
+
+    Args:
+      inputs, table, bias, columns: see `Sources`.
+      targets: int32 `[T]` from 0 to V + m - 1.
+      weights: float32 `[T]`; None for the losses alone.
+      smoothing: the `Smoothing`, or None.
+
+    Returns:
+      The triple of the losses, float32 `[T]`; the slopes at the targets in the table, float32
+      `[T]`, for `add_targets`; and the gradients in the order of `present(Sources)`, float32. The
+      last two are None and () without weights.
+    """
+    num_columns = table.shape[0]
+    logits = _logits(inputs, table, bias)
+    softmax = tf.nn.softmax(logits)
+    places = tf.minimum(targets, num_columns - 1)
+    at_target = tf.gather(logits, places, batch_dims=1)
+    normaliser = _normaliser(logits, softmax, at_target, tf.gather(softmax, places, batch_dims=1))
+    in_table, share = 1.0, 1.0  # the latter: the table's columns' part of the probability
+    if columns is not None:
+        more = _logits(inputs, *columns)
+        of_table = normaliser
+        normaliser = tf.reduce_logsumexp(tf.concat([of_table[:, None], more], -1), -1)
+        share = tf.exp(of_table - normaliser)
+        label = tf.one_hot(targets - num_columns, more.shape[1])  # zeros for the table's targets
+        in_table = tf.cast(targets < num_columns, tf.float32)
+        at_target = tf.where(in_table > 0, at_target, tf.reduce_sum(label * more, -1))
+    on_target, spread = tf.ones_like(normaliser), None
+    mass, nll = on_target, normaliser - at_target
+    if smoothing is not None:
+        on_target, spread = smoothing
+        mass = on_target + tf.reduce_sum(spread)
+        nll = mass * normaliser - on_target * at_target
+        nll -= tf.linalg.matvec(logits, spread[:num_columns])
+        if columns is not None:
+            nll -= tf.linalg.matvec(more, spread[num_columns:])
+    if weights is None:
+        return nll, None, ()
+
+    dtype, inputs_f32 = inputs.dtype, tf.cast(inputs, tf.float32)
+    scale = weights * mass * share
+    slopes = -weights * on_target * in_table
+    probabilities = tf.cast(softmax, dtype)
+    if dtype != tf.float32:
+        # Rounding would leave nothing of `softmax - 1` at a target that is nearly certain.
+        rounded = tf.cast(tf.gather(probabilities, places, batch_dims=1), tf.float32)
+        slopes += scale * (tf.gather(softmax, places, batch_dims=1) - rounded)
+    rows = tf.cast(tf.gather(table, places), tf.float32)
+    to_inputs = tf.cast(tf.matmul(probabilities, table), tf.float32)
+    to_inputs = scale[:, None] * to_inputs + slopes[:, None] * rows
+    to_table = _outer(probabilities, inputs_f32, scale, dtype)
+    # A product, since TensorFlow's sum down the columns takes twice the time.
+    to_bias = None if bias is None else _outer(probabilities, tf.ones([1, 1]), scale, dtype)[:, 0]
+    of_columns = None
+    if columns is not None:
+        table_f32 = tf.cast(columns.table, tf.float32)
+        more_slopes = (
+            mass[:, None] * tf.exp(more - normaliser[:, None]) - on_target[:, None] * label
+        )
+        if spread is not None:
+            more_slopes -= spread[num_columns:]
+        more_slopes *= weights[:, None]
+        to_inputs += tf.matmul(more_slopes, table_f32)
+        of_columns = Columns(
+            tf.matmul(more_slopes, inputs_f32, transpose_a=True),
+            None if columns.bias is None else tf.reduce_sum(more_slopes, 0),
+        )
+    if spread is not None:
+        spread = spread[:num_columns]
+        middle = tf.linalg.matvec(tf.cast(table, tf.float32), spread, transpose_a=True)
+        to_inputs -= weights[:, None] * middle
+        to_table -= spread[:, None] * tf.linalg.matvec(inputs_f32, weights, transpose_a=True)
+        if bias is not None:
+            to_bias -= spread * tf.reduce_sum(weights)
+    return nll, slopes, present(Sources(to_inputs, to_table, to_bias, of_columns))
+
+
+def add_targets(gradients, inputs, num_columns, has_bias, targets, slopes):
+    """The gradients with what the targets' labels add to the table's and to the bias'."""
+    to_inputs, to_table, *rest = gradients
+    places = tf.minimum(targets, num_columns - 1)[:, None]
+    rows = slopes[:, None] * tf.cast(inputs, tf.float32)
+    to_table = tf.tensor_scatter_nd_add(to_table, places, rows)
+    if has_bias:
+        rest[0] = tf.tensor_scatter_nd_add(rest[0], places, slopes)
+    return (to_inputs, to_table, *rest)
+
+
+def present(sources: Sources) -> tuple:
+    """The tensors there are, in order."""
+    return tuple(one for one in tf.nest.flatten(sources) if one is not None)
+
+
+def as_sources(tensors, like: Sources) -> Sources:
+    """What `present` took apart."""
+    tensors = iter(tensors)
+    return tf.nest.map_structure(lambda one: None if one is None else next(tensors), like)
+
+
+def _logits(inputs, table, bias):
+    logits = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
+    # Float32 whatever the products' dtype: in bfloat16 a sum over thousands of words is noise.
+    logits = tf.cast(logits, tf.float32)
+    # TensorFlow makes one kernel of product and bias, so that it costs no pass of its own.
+    return logits if bias is None else tf.nn.bias_add(logits, tf.cast(bias, tf.float32))
+
+
+def _normaliser(logits, softmax, some_logit, its_probability):
+    """The logarithm of the sum of the exponentials of each row, from one logit's probability.
+
+    That saves all passes over the logits; where the probability is too small to have a logarithm,
+    the largest logit's is taken, which is at least 1 / V.
+    """
+    return tf.cond(
+        tf.reduce_any(its_probability < 1e-30),
+        lambda: tf.reduce_max(logits, -1) - tf.math.log(tf.reduce_max(softmax, -1)),
+        lambda: some_logit - tf.math.log(its_probability),
+    )
+
+
+def _outer(probabilities, inputs, scale, dtype):
+    """`probabilities' @ (scale * inputs)`, float32 `[V, E]`, computed in `dtype`."""
+    unit = None
+    if dtype == tf.float16:
+        # Its range is small: a mean's weights would be lost in it.
+        unit = tf.reduce_max(tf.abs(scale))
+        scale = tf.math.divide_no_nan(scale, unit)
+    scaled = tf.cast(scale[:, None] * inputs, dtype)
+    products = tf.cast(tf.matmul(probabilities, scaled, transpose_a=True), tf.float32)
+    return products if unit is None else unit * products
