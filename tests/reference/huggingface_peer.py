@@ -1,10 +1,10 @@
 """Run by another interpreter, with transformers 4.35.2 and torch or TensorFlow 2.15 with Keras 2.
 
-    huggingface_peer.py torch DIRECTORY CASE    saves a random model in each of its formats
-    huggingface_peer.py keras DIRECTORY CASE    the same for tf_model.h5
-    huggingface_peer.py score DIRECTORY NPZ     nll of a directory's model on an npz's tokens
+    huggingface_peer.py torch DIRECTORY           saves random models in each of their formats
+    huggingface_peer.py keras DIRECTORY           the same as tf_model.h5
+    huggingface_peer.py score DIRECTORY MODELS    losses of other models on their tokens
 
-The random models' losses on four segments go into `expected.npz`. Nothing here is of this project.
+A model's losses on four segments go into `<case>/expected.npz`. Nothing here is of this project.
 """
 
 import json
@@ -12,32 +12,8 @@ import os
 import sys
 
 import numpy as np
+from huggingface_cases import BATCH, CASES, KERAS_CASES, LENGTH, SEGMENTS, SIZES
 from transformers import TransfoXLConfig
-
-BATCH, LENGTH, SEGMENTS = 2, 5, 4
-SIZES = dict(
-    vocab_size=53,
-    cutoffs=[11, 29],
-    d_model=16,
-    d_embed=16,
-    n_head=2,
-    d_head=8,
-    d_inner=20,
-    n_layer=2,
-    mem_len=7,
-    clamp_len=-1,
-    same_length=False,
-    dropout=0.0,
-)
-CASES = {
-    f"div{div_val}_{name}": dict(div_val=div_val, proj_share_all_but_first=name == "tied")
-    for div_val in (1, 2, 4)
-    for name in ("tied", "untied")
-}
-# At div_val 1 there are projections only where the embedding is narrower.
-CASES["div1_tied"]["d_embed"] = CASES["div1_untied"]["d_embed"] = 12
-CASES["div1_wide"] = dict(div_val=1)
-CASES["shared_biases"] = dict(div_val=2, untie_r=False, same_length=True, clamp_len=4)
 
 
 def config_of(case):
@@ -123,17 +99,28 @@ def make_keras(directory, case):
     np.savez(os.path.join(directory, "expected.npz"), tokens=tokens, nll=np.concatenate(losses, 1))
 
 
-def score(directory, npz):
+def score(directory, models):
     from transformers import TransfoXLLMHeadModel
 
-    model, report = TransfoXLLMHeadModel.from_pretrained(directory, output_loading_info=True)
-    result = {
-        "nll": torch_nll(model.eval(), np.load(npz)["tokens"]).tolist(),
-        "missing": report["missing_keys"],
-        "unexpected": report["unexpected_keys"],
-    }
-    print(json.dumps(result))
+    for case in os.listdir(models):
+        model, report = TransfoXLLMHeadModel.from_pretrained(
+            os.path.join(models, case), output_loading_info=True
+        )
+        tokens = np.load(os.path.join(directory, case, "expected.npz"))["tokens"]
+        result = {
+            "case": case,
+            "nll": torch_nll(model.eval(), tokens).tolist(),
+            "missing": report["missing_keys"],
+            "unexpected": report["unexpected_keys"],
+        }
+        print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    {"torch": make_torch, "keras": make_keras, "score": score}[sys.argv[1]](*sys.argv[2:])
+    task, root, *rest = sys.argv[1:]
+    if task == "score":
+        score(root, *rest)
+    for one in {"torch": CASES, "keras": KERAS_CASES}.get(task, ()):
+        folder = os.path.join(root, one)
+        os.makedirs(folder, exist_ok=True)
+        {"torch": make_torch, "keras": make_keras}[task](folder, one)

@@ -93,9 +93,9 @@ def _architecture(arrays: Mapping[str, np.ndarray], path: str) -> dict:
     num_clusters = 1
     if {"crit.cluster_weight", "crit.cluster_bias"} & set(arrays):
         num_clusters += len(weight("crit.cluster_weight"))
-    tables = max(count(r"(?:word_emb\.emb|crit\.out)_layers\.(\d+)\."), 1)
-    if tables > 1:
-        tables = max(tables, num_clusters)
+    # One table for all clusters at div_val 1, else one for each.
+    seconds = (table.format(1), out_table.format(1), "crit.out_layers.1.bias")
+    tables = num_clusters if any(name in arrays for name in seconds) else 1
     sizes, widths = zip(*(weight(table.format(i)).shape for i in range(tables)))
     cutoffs = tuple(itertools.accumulate(sizes))[:-1]
     if tables == 1 and num_clusters > 1:
@@ -104,8 +104,8 @@ def _architecture(arrays: Mapping[str, np.ndarray], path: str) -> dict:
     div_val = divisor(widths, path)
     if tables == 1 and widths[0] == model_dim and projects:
         div_val = 2  # one cluster, whose width does not tell what it is divided by
-    tie_projections = tuple(
-        projects and tied(projection.format(0 if tables == 1 else i), out_projection.format(i))
+    tie_projections = projects and tuple(
+        tied(projection.format(0 if tables == 1 else i), out_projection.format(i))
         for i in range(num_clusters)
     )
     return {

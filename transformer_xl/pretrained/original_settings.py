@@ -21,12 +21,25 @@ _ORIGINAL = {
     "untie_r": "untie_position_biases",
     "dropatt": "attention_dropout",
 }
+# What names and shapes tell for sure, where they tell it.
+_TOLD = (
+    "vocab_size",
+    "num_layers",
+    "model_dim",
+    "embedding_dim",
+    "num_heads",
+    "head_dim",
+    "feed_forward_dim",
+    "cutoffs",
+    "untie_position_biases",
+)
 
 
 def complete(inferred: Mapping, given: ModelConfig | Mapping | None, path: str) -> ModelConfig:
     """The configuration of a checkpoint: what it tells, and what is given.
 
-    What is given goes first; weights that do not fit it are refused when they are read.
+    What is given goes first where both say something of ties and projections; weights that do not
+    fit are refused when they are read.
 
     Args:
       inferred: fields of `ModelConfig`; None where the checkpoint does not tell.
@@ -35,9 +48,19 @@ def complete(inferred: Mapping, given: ModelConfig | Mapping | None, path: str) 
       path: of the checkpoint, for messages.
 
     Raises:
-      ValueError: if something is still missing, or is not known.
+      ValueError: if something is still missing, is not known, or contradicts the checkpoint.
     """
     given = fields_of(given)
+    contradicted = [
+        f"{name}={inferred[name]} (received: {given[name]})"
+        for name in _TOLD
+        if inferred[name] is not None and name in given and not _equal(given[name], inferred[name])
+    ]
+    if contradicted:
+        raise ValueError(
+            f"By its weights, {path} has {', '.join(contradicted)}. Leave out of the configuration "
+            "what the checkpoint tells."
+        )
     values = {**inferred, **given}
     missing = [name for name in (*inferred, "memory_length") if values.get(name) is None]
     missing = [name for name in dict.fromkeys(missing) if name != "force_projection"]
@@ -79,6 +102,10 @@ def fields_of(given: ModelConfig | Mapping | None) -> dict:
     if clamp_length is not None and clamp_length <= 0:
         fields["clamp_length"] = -1
     return fields
+
+
+def _equal(one, other) -> bool:
+    return list(one) == list(other) if isinstance(other, tuple) else one == other
 
 
 def divisor(widths, path: str) -> int:

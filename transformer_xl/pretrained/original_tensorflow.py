@@ -107,7 +107,7 @@ def _load_arrays(prefix: str) -> dict:
         names = set(reader.get_variable_to_shape_map())
         slots = {name + slot for name in names for slot in _SLOTS}
         return {name: reader.get_tensor(name) for name in names - slots - _COUNTERS}
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+    except (tf.errors.OpError, ValueError, IndexError, RuntimeError) as error:
         raise ValueError(
             f"{prefix} cannot be read: it is damaged or cut short ({type(error).__name__}: "
             f"{str(error).splitlines()[0]})."

@@ -116,7 +116,9 @@ def _load_pickles(path: str):
         return result
 
 
-class _TensorUnpickler(pickle.Unpickler):
+class _TensorUnpickler(pickle._Unpickler):
+    # The one written in Python, since that in C sets aside as much memory as a damaged file says.
+
     def __init__(self, file, storage):
         super().__init__(file, encoding="utf-8")
         self._storage = storage
