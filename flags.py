@@ -43,6 +43,13 @@ MODE = flags.DEFINE_enum(
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: everything is written there. Default: runs/<corpus>."
 )
+INIT_FROM = flags.DEFINE_string(
+    "init_from",
+    None,
+    "Weights to begin with, for training and evaluation: a folder of HuggingFace's TransfoXL, a "
+    "run's folder, a state dict of the original PyTorch code or a checkpoint of the original "
+    "TensorFlow code. They bring architecture and vocabulary.",
+)
 
 CORPUS = flags.DEFINE_enum(
     "corpus",
@@ -194,6 +201,7 @@ TOP_P = flags.DEFINE_float(
 
 # What a run directory repeats; the others say what to do with it.
 _RUN_FLAGS = (
+    INIT_FROM,
     CORPUS,
     DATA_DIR,
     VOCABULARY_MIN_COUNT,
@@ -217,6 +225,44 @@ def model_config(vocab_size: int | None = None) -> ModelConfig:
     Raises:
       ValueError: as `ModelConfig`.
     """
+    values = _model_values()
+    if vocab_size is None:
+        vocab_size = max(values["cutoffs"], default=1) + 1
+    return ModelConfig(vocab_size=vocab_size, **values)
+
+
+def given_model_values() -> dict:
+    """The fields of `ModelConfig` whose flags were given, with their values."""
+    return {name: value for name, value in _model_values().items() if flags.FLAGS[name].present}
+
+
+def set_model(config: ModelConfig):
+    """Sets the model's flags to a configuration that came with weights.
+
+    Raises:
+      ValueError: if the flags cannot say it.
+    """
+    for holder in _MODEL_FLAGS:
+        value = getattr(config, holder.name)
+        if holder.name == "cutoffs":
+            value = [str(cutoff) for cutoff in value]
+        if holder.name == "tie_projections":
+            value = _tie_projections(config)
+        flags.FLAGS[holder.name].value = value
+
+
+def _tie_projections(config: ModelConfig) -> str:
+    """The shorthand that means the configuration's bools."""
+    for shorthand in ("all_but_head", "all", "none"):
+        if dataclasses.replace(config, tie_projections=shorthand) == config:
+            return shorthand
+    raise ValueError(
+        "The command line can tie the projections of all clusters, of all but the head, or none. "
+        f"Received weights with tie_projections={config.tie_projections}: use the library."
+    )
+
+
+def _model_values() -> dict:
     values = {holder.name: holder.value for holder in _MODEL_FLAGS}
     cutoffs = values["cutoffs"] or []
     try:
@@ -225,9 +271,7 @@ def model_config(vocab_size: int | None = None) -> ModelConfig:
         raise ValueError(
             f"--cutoffs must be integers separated by commas. Received: {','.join(cutoffs)!r}."
         ) from None
-    if vocab_size is None:
-        vocab_size = max(values["cutoffs"], default=1) + 1
-    return ModelConfig(vocab_size=vocab_size, **values)
+    return values
 
 
 def train_config() -> TrainConfig:

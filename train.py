@@ -4,6 +4,7 @@
   python train.py --flagfile=configs/wikitext103_base.flags --data_dir=DIR
   python train.py --mode=eval --workdir=DIR --eval_memory_length=640
   python train.py --mode=generate --workdir=DIR --prompt="The President"
+  python train.py --init_from=WEIGHTS --corpus=text --data_dir=DIR --workdir=DIR   goes on from them
 
 Flags after a --flagfile override it. Started again with the same --workdir, training goes on where
 it stopped. Exit codes: 0 done; 1 failed; 2 wrong use or bad input; 75 stopped by a signal after
@@ -11,7 +12,6 @@ saving.
 """
 
 import json
-import math
 import os
 import pathlib
 import sys
@@ -23,26 +23,24 @@ from absl import app, logging
 from absl import flags as absl_flags
 
 import flags
-from data_utils import (
-    EvalSegments,
-    PreparedCorpus,
-    TrainSegments,
-    WordVocabulary,
-    load_corpus,
-    open_prepared,
-    prepare,
-    unigram_nll,
+from data_utils import TrainSegments, load_vocabulary, open_prepared
+from evaluation import Evaluator
+from run_inputs import (
+    given_weights,
+    model_settings,
+    prepared,
+    recorded_run,
+    workdir_for_results,
 )
 from transformer_xl import TransformerXL
 from transformer_xl.config import evaluation_lengths
 from transformer_xl.generate import generate
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import compiles_with_xla, device_name, resolve_precision
-from transformer_xl.training.evaluate import EvalResult, evaluate
 from transformer_xl.training.loop import DivergedError, train
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.report import Reporter, results_table
-from transformer_xl.training.steps import make_eval_step, make_train_step
+from transformer_xl.training.steps import make_train_step
 from transformer_xl.training.stop import StopSignal
 from transformer_xl.training.workdir import RunRecord, read_record, write_atomically
 
@@ -72,7 +70,10 @@ def main(argv):
 def parse_flags(argv):
     """Parses the command line; wrong use ends with one message and exit code 2."""
     values = absl_flags.FLAGS
-    recipe = any(argument.lstrip("-").startswith("flagfile") for argument in argv[1:])
+    # Given weights bring an architecture, so that the demo's has no place beside them.
+    recipe = any(
+        argument.lstrip("-").startswith(("flagfile", "init_from")) for argument in argv[1:]
+    )
     try:
         rest = values(argv)
         if flags.MODE.value == "train" and not recipe and not values["corpus"].present:
@@ -88,24 +89,17 @@ def parse_flags(argv):
 
 def _set_up_training():
     """Checks everything that can be checked, prepares the data; returns what trains."""
-    directory = flags.workdir()
-    model_config, train_config = flags.model_config(), flags.train_config()
-    eval_lengths = evaluation_lengths(model_config, train_config)
+    directory, train_config = flags.workdir(), flags.train_config()
     record = read_record(directory)
+    resolved = resolve_precision(train_config, record and record.train)
+    model, tokens = given_weights(resolved)
+    model_config = flags.model_config()
+    eval_lengths = evaluation_lengths(model_config, train_config)
     if record is not None:
         record.check(directory, model_config, train_config)
-    train_config = resolve_precision(train_config, record and record.train)
+    train_config = resolved
     _say(f"run directory {directory}")
-    corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value)
-    data = prepare(
-        corpus,
-        os.path.join(directory, "data"),
-        min_count=flags.VOCABULARY_MIN_COUNT.value,
-        max_size=flags.VOCABULARY_SIZE.value,
-        progress=_say,
-    )
-    for warning in data.warnings:
-        _say(f"warning: {warning}")
+    data = prepared(directory, tokens, _say)
     model_config = flags.model_config(data.vocabulary.size)
     segments = TrainSegments(
         data.arrays["train"], train_config.batch_size, train_config.segment_length
@@ -116,19 +110,22 @@ def _set_up_training():
     RunRecord(model_config, train_config, described).write(directory)
     write_atomically(os.path.join(directory, "flags.txt"), flags.as_flagfile())
     data.vocabulary.save(os.path.join(directory, "vocabulary"))
-    return lambda: _train(directory, model_config, train_config, eval_lengths, data, segments)
+    return lambda: _train(
+        directory, model_config, train_config, eval_lengths, data, segments, model
+    )
 
 
-def _train(directory, model_config, config, eval_lengths, data, segments):
+def _train(directory, model_config, config, eval_lengths, data, segments, model):
     keras.utils.set_random_seed(config.seed)
-    model = _make_model(model_config, config)
+    if model is None:
+        model = _make_model(model_config, config)
     optimizer = make_optimizer(config)
     jit_compile = compiles_with_xla(config.jit_compile, model.drops)
     train_step = make_train_step(model, optimizer, config.clip_norm, jit_compile)
     checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer)
     memory = model.initial_memory(config.batch_size)
     step = checkpoints.last_step()
-    evaluator = _Evaluator(model, config, eval_lengths, data)
+    evaluator = Evaluator(model, config, eval_lengths, data)
     _say(
         f"{model.count_params():,} parameters, {data.vocabulary.size:,} words, "
         f"{len(data.arrays['train']):,} training tokens, {segments.steps_per_epoch:,} steps an "
@@ -178,11 +175,18 @@ def _train(directory, model_config, config, eval_lengths, data, segments):
 
 
 def _set_up_eval():
-    directory, record = _recorded_run()
-    config = resolve_precision(flags.train_config(), record.train)
-    lengths = evaluation_lengths(record.model, config)
-    data = open_prepared(os.path.join(directory, "data"))
-    record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})
+    if flags.INIT_FROM.value is None:
+        model = None
+        directory, record = recorded_run()
+        config = resolve_precision(flags.train_config(), record.train)
+        lengths = evaluation_lengths(record.model, config)
+        data = open_prepared(os.path.join(directory, "data"))
+        record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})
+    else:
+        directory, config = workdir_for_results(), resolve_precision(flags.train_config())
+        model, tokens = given_weights(config)
+        lengths = evaluation_lengths(model.config, config)
+        data = prepared(directory, tokens, _say)
     splits = tuple(split for split in data.splits if split != "train")
     if flags.SPLIT.value != "all":
         splits = (flags.SPLIT.value,)
@@ -193,8 +197,8 @@ def _set_up_eval():
         )
 
     def run():
-        model = _best_model(directory, record, config)
-        evaluator = _Evaluator(model, config, lengths, data)
+        scored = _best_model(directory, record, config) if model is None else model
+        evaluator = Evaluator(scored, config, lengths, data)
         results = {split: evaluator.report(split) for split in splits}
         path = os.path.join(directory, "eval.json")
         write_atomically(path, json.dumps(results, indent=2) + "\n")
@@ -205,9 +209,9 @@ def _set_up_eval():
 
 
 def _set_up_generate():
-    directory, record = _recorded_run()
+    directory, record = recorded_run()
     config = resolve_precision(flags.train_config(), record.train)
-    vocabulary = WordVocabulary.load(os.path.join(directory, "vocabulary"))
+    vocabulary = load_vocabulary(os.path.join(directory, "vocabulary"))
     if flags.TOP_P.value <= 0:
         raise ValueError("--top_p must be above 0. Received: 0. Use --temperature=0 instead.")
     prompt = vocabulary.encode_text(flags.PROMPT.value)
@@ -243,66 +247,8 @@ def _set_up_generate():
     return run
 
 
-class _Evaluator:
-    """Scores splits of a corpus with the evaluation's settings."""
-
-    def __init__(self, model, config, lengths, data: PreparedCorpus):
-        self._model, self._data = model, data
-        self._settings = {
-            "batch_size": config.eval_batch_size,
-            "segment_length": config.eval_segment_length or config.segment_length,
-            **lengths,
-        }
-        attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
-        jit_compile = compiles_with_xla(config.jit_compile, drops=False)
-        self._step = make_eval_step(model, jit_compile, **attention)
-
-    def result(self, split: str, max_segments: int = 0) -> EvalResult:
-        """The loss on a split, or on its first segments."""
-        settings = self._settings
-        segments = EvalSegments(
-            self._data.arrays[split],
-            self._data.vocabulary.eos_id,
-            settings["batch_size"],
-            settings["segment_length"],
-        )
-        batches = segments.dataset()
-        if max_segments:
-            batches = batches.take(max_segments)
-        memory = self._model.initial_memory(settings["batch_size"], settings["memory_length"])
-        return evaluate(self._step, batches, memory)
-
-    def report(self, split: str, nll: float | None = None) -> dict:
-        """What result.json says of a split, whose loss may be known already."""
-        data = self._data
-        result = self.result(split) if nll is None else EvalResult(nll, len(data.arrays[split]))
-        return {
-            **result.figures(data.num_words[split], data.num_characters[split]),
-            "unknown_rate": data.num_unknown[split] / result.tokens,
-            "unigram_perplexity": math.exp(unigram_nll(data.counts, data.arrays[split])),
-            **self._settings,
-        }
-
-
-def _recorded_run():
-    """The directory and record of a trained model; its flags stand in for those not given."""
-    if flags.WORKDIR.value is None:
-        raise ValueError(f"--mode={flags.MODE.value} needs --workdir, the directory of a run.")
-    directory = flags.workdir()
-    record = read_record(directory)
-    if record is None:
-        raise FileNotFoundError(
-            f"--workdir={directory} holds no run (it has no config.json). Train there first."
-        )
-    with open(os.path.join(directory, "flags.txt"), encoding="utf-8") as lines:
-        flags.take_missing_from(lines)
-    record.check(directory, flags.model_config(record.model.vocab_size))
-    return directory, record
-
-
 def _make_model(model_config, config):
-    policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
-    return TransformerXL(model_config, seed=config.seed, dtype=policy)
+    return TransformerXL(model_config, **model_settings(config))
 
 
 def _best_model(directory, record, config):

@@ -18,6 +18,7 @@ Shape letters: B batch, L segment length, N tokens of a split, V vocabulary.
 
 from .corpora import CORPUS_NAMES, Corpus, ExpectedCounts, load_corpus
 from .corpus import prepare
+from .given_vocabulary import GivenVocabulary, load_vocabulary
 from .prepared import PreparedCorpus, open_prepared
 from .segments import Batch, EvalSegments, TrainSegments
 from .unigram import unigram_nll
@@ -29,10 +30,12 @@ __all__ = [
     "Corpus",
     "EvalSegments",
     "ExpectedCounts",
+    "GivenVocabulary",
     "PreparedCorpus",
     "TrainSegments",
     "WordVocabulary",
     "load_corpus",
+    "load_vocabulary",
     "open_prepared",
     "prepare",
     "unigram_nll",

@@ -7,12 +7,13 @@ import collections
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from .corpora import Corpus
+from .given_vocabulary import GivenVocabulary, digest_tokens
 from .id_arrays import id_dtype, write_ids
 from .prepared import (
     FORMAT,
@@ -42,6 +43,7 @@ def prepare(
     min_count: int | None = None,
     max_size: int | None = None,
     progress: Progress | None = None,
+    tokens: Sequence[str] | None = None,
 ) -> PreparedCorpus:
     """Prepares a corpus in `directory`, or verifies and opens what was prepared there before.
 
@@ -55,6 +57,8 @@ def prepare(
         min_count: rarer words of the training split are `<unk>`. None: the corpus' own minimum.
         max_size: the most tokens the vocabulary may have. None: no limit.
         progress: is called with short messages.
+        tokens: of a model, in the order of its ids; they are then the vocabulary, and the two
+            limits have no effect. None: the vocabulary is counted.
 
     Raises:
         ValueError: `directory` holds something else or was damaged; a split has no tokens; the
@@ -66,6 +70,8 @@ def prepare(
         "min_count": corpus.min_count if min_count is None else min_count,
         "max_size": max_size,
     }
+    if tokens is not None:
+        settings = {"vocabulary": digest_tokens(tokens)}
     identity = {"format": FORMAT, "source": corpus.fingerprint(), "settings": settings}
     meta = {
         **identity,
@@ -80,7 +86,7 @@ def prepare(
     partial = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.partial")
     partial.mkdir()
     try:
-        _write(corpus, partial, meta, report)
+        _write(corpus, partial, meta, report, tokens)
         try:
             os.rename(partial, directory)
         except OSError:
@@ -102,9 +108,9 @@ def _reopen(directory: Path, meta: dict, report: Progress) -> PreparedCorpus:
     found = read_meta(directory)
     if found["fingerprint"] != meta["fingerprint"]:
         differences = [
-            f"{name} is {found['settings'][name]} there, {value} now"
-            for name, value in meta["settings"].items()
-            if found["settings"][name] != value
+            f"{name} is {found['settings'].get(name)} there, {meta['settings'].get(name)} now"
+            for name in {**meta["settings"], **found["settings"]}
+            if found["settings"].get(name) != meta["settings"].get(name)
         ]
         if found["source"] != meta["source"]:
             differences.append(f"the text is another (corpus {found['corpus']} there)")
@@ -116,16 +122,25 @@ def _reopen(directory: Path, meta: dict, report: Progress) -> PreparedCorpus:
     return open_prepared(directory)
 
 
-def _write(corpus: Corpus, directory: Path, meta: dict, report: Progress) -> None:
+def _write(
+    corpus: Corpus,
+    directory: Path,
+    meta: dict,
+    report: Progress,
+    given_tokens: Sequence[str] | None,
+) -> None:
     """Writes all files of a prepared corpus into an empty folder."""
     settings = meta["settings"]
     report(f"{corpus.name}: counting the words of train")
     counts: collections.Counter[str] = collections.Counter()
     for tokens in _Reader(corpus, "train", report).blocks():
         counts.update(tokens)
-    vocabulary = WordVocabulary.from_counts(
-        counts, settings["min_count"], settings["max_size"], corpus.tokenization
-    )
+    if given_tokens is None:
+        vocabulary = WordVocabulary.from_counts(
+            counts, settings["min_count"], settings["max_size"], corpus.tokenization
+        )
+    else:
+        vocabulary = GivenVocabulary.from_tokens(given_tokens, counts, corpus.tokenization)
     del counts
     vocabulary.save(directory / VOCABULARY)
     report(f"{corpus.name}: {vocabulary.size:,} types")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .given_vocabulary import load_vocabulary
 from .id_arrays import file_sha256, open_ids
 from .vocabulary import WordVocabulary
 
@@ -76,7 +77,7 @@ def open_prepared(directory: str | os.PathLike) -> PreparedCorpus:
     _verify(directory / VOCABULARY, meta["vocabulary"])
     for split in splits:
         _verify(array_path(directory, split), splits[split])
-    vocabulary = WordVocabulary.load(directory / VOCABULARY)
+    vocabulary = load_vocabulary(directory / VOCABULARY)
     return PreparedCorpus(
         directory=directory,
         name=meta["corpus"],

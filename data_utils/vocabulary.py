@@ -11,8 +11,6 @@ import numpy as np
 
 from .tokenization import EOS, UNK, check_rule, join_tokens, tokenize_text
 
-_FORMAT = "word vocabulary 1"
-
 
 class _Ids(dict[str, int]):
     """Ids by token, with an answer for every token: `unk_id`."""
@@ -39,6 +37,8 @@ class WordVocabulary:
         tokenization: how text is cut into tokens, one of `tokenization.RULES`.
         eos_id, unk_id: the ids of `<eos>` and `<unk>`.
     """
+
+    _FORMAT = "word vocabulary 1"
 
     def __init__(
         self, tokens: Sequence[str], counts: Sequence[int], tokenization: str = "whitespace"
@@ -180,7 +180,7 @@ class WordVocabulary:
             ) from error
 
     def _to_bytes(self) -> bytes:
-        header = [_FORMAT, f"tokenization {self.tokenization}", f"size {self.size}"]
+        header = [self._FORMAT, f"tokenization {self.tokenization}", f"size {self.size}"]
         rows = [f"{t}\t{n}" for t, n in zip(self.tokens, self.counts, strict=True)]
         return ("\n".join(header + rows) + "\n").encode("utf-8")
 
@@ -188,8 +188,8 @@ class WordVocabulary:
     def _from_bytes(cls, data: bytes) -> "WordVocabulary":
         # Not str.splitlines: a token may have characters in it that would split there.
         kind, *lines = data.decode("utf-8").split("\n")
-        if kind != _FORMAT:
-            raise ValueError(f"Its first line must be {_FORMAT!r}. Received: {kind[:40]!r}.")
+        if kind != cls._FORMAT:
+            raise ValueError(f"Its first line must be {cls._FORMAT!r}. Received: {kind[:40]!r}.")
         header = [line.split(" ") for line in lines[:2]]
         if [row[0] for row in header] != ["tokenization", "size"] or any(
             len(row) != 2 for row in header

@@ -14,7 +14,7 @@ SOURCES = sorted(
     path
     for folder in (*PACKAGES, "tests", "benchmarks", "examples")
     for path in (ROOT / folder).rglob("*.py")
-) + [ROOT / "train.py", ROOT / "flags.py"]
+) + sorted(ROOT.glob("*.py"))
 # What each part of the project may import of the others.
 MAY_IMPORT = {"adaptive": set(), "transformer_xl": {"adaptive"}, "data_utils": set()}
 

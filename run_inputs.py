@@ -1,0 +1,74 @@
+"""What train.py begins with, by the flags: a recorded run, given weights, a prepared corpus."""
+
+import os
+
+import flags
+from data_utils import load_corpus, load_vocabulary, prepare
+from transformer_xl.pretrained import load_from
+from transformer_xl.training.workdir import read_record
+
+
+def recorded_run():
+    """The directory and record of a trained model; its flags stand in for those not given."""
+    if flags.WORKDIR.value is None:
+        raise ValueError(f"--mode={flags.MODE.value} needs --workdir, the directory of a run.")
+    directory = flags.workdir()
+    record = read_record(directory)
+    if record is None:
+        raise FileNotFoundError(
+            f"--workdir={directory} holds no run (it has no config.json). Train there first."
+        )
+    with open(os.path.join(directory, "flags.txt"), encoding="utf-8") as lines:
+        flags.take_missing_from(lines)
+    record.check(directory, flags.model_config(record.model.vocab_size))
+    return directory, record
+
+
+def given_weights(config):
+    """The model and tokens that --init_from names, or two Nones; sets the model's flags."""
+    path = flags.INIT_FROM.value
+    if path is None:
+        return None, None
+    model, tokens = load_from(path, flags.given_model_values(), **model_settings(config))
+    flags.set_model(model.config)
+    vocabulary = os.path.join(path, "vocabulary")  # a run's
+    if tokens is None and os.path.isfile(vocabulary):
+        tokens = load_vocabulary(vocabulary).tokens
+    if tokens is None:
+        raise ValueError(
+            f"--init_from={path} needs the model's vocabulary. Put vocab.txt beside the weights, a "
+            "token a line in the order of ids."
+        )
+    return model, tokens
+
+
+def prepared(directory, tokens, say):
+    """The corpus, in the vocabulary `tokens` or, without, in its own."""
+    data = prepare(
+        load_corpus(flags.CORPUS.value, flags.DATA_DIR.value),
+        os.path.join(directory, "data"),
+        min_count=flags.VOCABULARY_MIN_COUNT.value,
+        max_size=flags.VOCABULARY_SIZE.value,
+        progress=say,
+        tokens=tokens,
+    )
+    for warning in data.warnings:
+        say(f"warning: {warning}")
+    return data
+
+
+def workdir_for_results():
+    """A directory for an evaluation that belongs to no run."""
+    directory = flags.WORKDIR.value
+    if not directory or read_record(directory) is not None:
+        raise ValueError(
+            f"--mode={flags.MODE.value} with --init_from needs --workdir, a folder without a run, "
+            f"for the prepared text and the results. Received: {directory}."
+        )
+    return directory
+
+
+def model_settings(config):
+    """What a model is made with, besides its configuration."""
+    policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
+    return {"seed": config.seed, "dtype": policy}
