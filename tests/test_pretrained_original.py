@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import pathlib
 import re
 
 import numpy as np
@@ -265,6 +266,20 @@ def test_the_vocabulary_beside_it(tmp_path):
     (tmp_path / "vocab.txt").write_text("".join(f"{word} 7\n" for word in words))
     _, tokens = load_pytorch(str(tmp_path / "model.pt"), {"memory_length": 11})
     assert tokens == words
+
+
+def test_the_page_runs(tmp_path, monkeypatch):
+    """With small files under the names of docs/pretrained.md."""
+    unpack("huggingface_div4_tied", tmp_path / "transfo-xl-wt103")
+    unpack("original_pytorch_div1", tmp_path)
+    unpack("original_tensorflow_div4", tmp_path)
+    page = pathlib.Path(__file__).parent.parent / "docs" / "pretrained.md"
+    (block,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(block, names)
+    assert names["model"].config.vocab_size == 211
+    assert (tmp_path / "saved" / "model.safetensors").exists()
 
 
 def test_widths_have_a_divisor():
