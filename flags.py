@@ -11,7 +11,7 @@ from absl import flags
 from data_utils import CORPUS_NAMES
 from transformer_xl import ModelConfig, TrainConfig
 
-MODES = ("train", "eval", "generate")
+MODES = ("train", "eval", "generate", "score")
 SPLITS = ("all", "train", "valid", "test")
 
 _MODEL = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
@@ -38,7 +38,8 @@ MODE = flags.DEFINE_enum(
     "mode",
     "train",
     MODES,
-    "train: train, or go on, and evaluate; eval: evaluate a trained model; generate: write text.",
+    "train: train, or go on, and evaluate; eval: evaluate a trained model; generate: write text; "
+    "score: log-probabilities of lines.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: everything is written there. Default: runs/<corpus>."
@@ -46,7 +47,7 @@ WORKDIR = flags.DEFINE_string(
 INIT_FROM = flags.DEFINE_string(
     "init_from",
     None,
-    "Weights to begin with, for training and evaluation: a folder of HuggingFace's TransfoXL, a "
+    "Weights to begin with, instead of a run's: a folder of HuggingFace's TransfoXL, a "
     "run's folder, a state dict of the original PyTorch code or a checkpoint of the original "
     "TensorFlow code. They bring architecture and vocabulary.",
 )
@@ -197,6 +198,16 @@ TOP_P = flags.DEFINE_float(
     "Draw from the fewest tokens whose probabilities add up to p; 1: all.",
     lower_bound=0.0,
     upper_bound=1.0,
+)
+
+INPUT_FILE = flags.DEFINE_string(
+    "input_file", None, "The text that --mode=score reads. Default: standard input."
+)
+SCORE_CONTEXT = flags.DEFINE_boolean(
+    "score_context", True, "Whether --mode=score scores a line after all before it, or alone."
+)
+SCORE_FORMAT = flags.DEFINE_enum(
+    "score_format", "tsv", ("tsv", "jsonl"), "What --mode=score writes to standard output."
 )
 
 # What a run directory repeats; the others say what to do with it.

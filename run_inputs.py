@@ -3,8 +3,11 @@
 import os
 
 import flags
-from data_utils import load_corpus, load_vocabulary, prepare
+from data_utils import GivenVocabulary, load_corpus, load_vocabulary, prepare
+from transformer_xl import TransformerXL
 from transformer_xl.pretrained import load_from
+from transformer_xl.training.checkpoints import Checkpoints
+from transformer_xl.training.devices import resolve_precision
 from transformer_xl.training.workdir import read_record
 
 
@@ -25,32 +28,51 @@ def recorded_run():
 
 
 def given_weights(config):
-    """The model and tokens that --init_from names, or two Nones; sets the model's flags."""
+    """The model and vocabulary that --init_from names, or two Nones; sets the model's flags."""
     path = flags.INIT_FROM.value
     if path is None:
         return None, None
     model, tokens = load_from(path, flags.given_model_values(), **model_settings(config))
     flags.set_model(model.config)
-    vocabulary = os.path.join(path, "vocabulary")  # a run's
-    if tokens is None and os.path.isfile(vocabulary):
-        tokens = load_vocabulary(vocabulary).tokens
+    own = os.path.join(path, "vocabulary")  # a run's
+    if os.path.isfile(own):
+        return model, load_vocabulary(own)
     if tokens is None:
         raise ValueError(
             f"--init_from={path} needs the model's vocabulary. Put vocab.txt beside the weights, a "
             "token a line in the order of ids."
         )
-    return model, tokens
+    # Text for it comes in tokens already, as WikiText does.
+    return model, GivenVocabulary(tokens, [0] * len(tokens), "whitespace")
 
 
-def prepared(directory, tokens, say):
-    """The corpus, in the vocabulary `tokens` or, without, in its own."""
+def best_model(directory, record, config):
+    """The model of a run, with its best weights."""
+    model = TransformerXL(record.model, **model_settings(config))
+    Checkpoints(os.path.join(directory, "checkpoints"), model).restore_best()
+    return model
+
+
+def trained_model():
+    """Settings, model and vocabulary of --init_from or else of the run in --workdir."""
+    if flags.INIT_FROM.value is not None:
+        config = resolve_precision(flags.train_config())
+        return config, *given_weights(config)
+    directory, record = recorded_run()
+    config = resolve_precision(flags.train_config(), record.train)
+    vocabulary = load_vocabulary(os.path.join(directory, "vocabulary"))
+    return config, best_model(directory, record, config), vocabulary
+
+
+def prepared(directory, vocabulary, say):
+    """The corpus, in a given vocabulary or, without, in its own."""
     data = prepare(
         load_corpus(flags.CORPUS.value, flags.DATA_DIR.value),
         os.path.join(directory, "data"),
         min_count=flags.VOCABULARY_MIN_COUNT.value,
         max_size=flags.VOCABULARY_SIZE.value,
         progress=say,
-        tokens=tokens,
+        tokens=None if vocabulary is None else vocabulary.tokens,
     )
     for warning in data.warnings:
         say(f"warning: {warning}")

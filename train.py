@@ -1,9 +1,10 @@
-"""Trains, evaluates and samples Transformer-XL language models.
+"""Trains, evaluates, samples and scores with Transformer-XL language models.
 
   python train.py                                  trains the demo on the built-in corpus
   python train.py --flagfile=configs/wikitext103_base.flags --data_dir=DIR
   python train.py --mode=eval --workdir=DIR --eval_memory_length=640
   python train.py --mode=generate --workdir=DIR --prompt="The President"
+  python train.py --mode=score --workdir=DIR --input_file=FILE
   python train.py --init_from=WEIGHTS --corpus=text --data_dir=DIR --workdir=DIR   goes on from them
 
 Flags after a --flagfile override it. Started again with the same --workdir, training goes on where
@@ -23,15 +24,18 @@ from absl import app, logging
 from absl import flags as absl_flags
 
 import flags
-from data_utils import TrainSegments, load_vocabulary, open_prepared
+from data_utils import TrainSegments, open_prepared
 from evaluation import Evaluator
 from run_inputs import (
+    best_model,
     given_weights,
     model_settings,
     prepared,
     recorded_run,
+    trained_model,
     workdir_for_results,
 )
+from scoring import TSV_HEADER, LineScorer, as_jsonl, as_tsv, open_lines
 from transformer_xl import TransformerXL
 from transformer_xl.config import evaluation_lengths
 from transformer_xl.generate import generate
@@ -56,9 +60,12 @@ def main(argv):
     if not absl_flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells much of its own saving
     try:
-        run = {"train": _set_up_training, "eval": _set_up_eval, "generate": _set_up_generate}[
-            flags.MODE.value
-        ]()
+        run = {
+            "train": _set_up_training,
+            "eval": _set_up_eval,
+            "generate": _set_up_generate,
+            "score": _set_up_score,
+        }[flags.MODE.value]()
     except (ValueError, OSError, ImportError) as error:
         _fail(f"error: {error}", 2)
     try:
@@ -92,14 +99,14 @@ def _set_up_training():
     directory, train_config = flags.workdir(), flags.train_config()
     record = read_record(directory)
     resolved = resolve_precision(train_config, record and record.train)
-    model, tokens = given_weights(resolved)
+    model, vocabulary = given_weights(resolved)
     model_config = flags.model_config()
     eval_lengths = evaluation_lengths(model_config, train_config)
     if record is not None:
         record.check(directory, model_config, train_config)
     train_config = resolved
     _say(f"run directory {directory}")
-    data = prepared(directory, tokens, _say)
+    data = prepared(directory, vocabulary, _say)
     model_config = flags.model_config(data.vocabulary.size)
     segments = TrainSegments(
         data.arrays["train"], train_config.batch_size, train_config.segment_length
@@ -118,7 +125,7 @@ def _set_up_training():
 def _train(directory, model_config, config, eval_lengths, data, segments, model):
     keras.utils.set_random_seed(config.seed)
     if model is None:
-        model = _make_model(model_config, config)
+        model = TransformerXL(model_config, **model_settings(config))
     optimizer = make_optimizer(config)
     jit_compile = compiles_with_xla(config.jit_compile, model.drops)
     train_step = make_train_step(model, optimizer, config.clip_norm, jit_compile)
@@ -176,17 +183,17 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
 
 def _set_up_eval():
     if flags.INIT_FROM.value is None:
-        model = None
         directory, record = recorded_run()
         config = resolve_precision(flags.train_config(), record.train)
         lengths = evaluation_lengths(record.model, config)
         data = open_prepared(os.path.join(directory, "data"))
         record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})
+        model = best_model(directory, record, config)
     else:
         directory, config = workdir_for_results(), resolve_precision(flags.train_config())
-        model, tokens = given_weights(config)
+        model, vocabulary = given_weights(config)
         lengths = evaluation_lengths(model.config, config)
-        data = prepared(directory, tokens, _say)
+        data = prepared(directory, vocabulary, _say)
     splits = tuple(split for split in data.splits if split != "train")
     if flags.SPLIT.value != "all":
         splits = (flags.SPLIT.value,)
@@ -197,8 +204,7 @@ def _set_up_eval():
         )
 
     def run():
-        scored = _best_model(directory, record, config) if model is None else model
-        evaluator = Evaluator(scored, config, lengths, data)
+        evaluator = Evaluator(model, config, lengths, data)
         results = {split: evaluator.report(split) for split in splits}
         path = os.path.join(directory, "eval.json")
         write_atomically(path, json.dumps(results, indent=2) + "\n")
@@ -209,11 +215,9 @@ def _set_up_eval():
 
 
 def _set_up_generate():
-    directory, record = recorded_run()
-    config = resolve_precision(flags.train_config(), record.train)
-    vocabulary = load_vocabulary(os.path.join(directory, "vocabulary"))
     if flags.TOP_P.value <= 0:
         raise ValueError("--top_p must be above 0. Received: 0. Use --temperature=0 instead.")
+    config, model, vocabulary = trained_model()
     prompt = vocabulary.encode_text(flags.PROMPT.value)
     unknown = sorted(
         {
@@ -226,7 +230,6 @@ def _set_up_generate():
         _say(f"warning: not in the vocabulary, read as <unk>: {' '.join(unknown)}")
 
     def run():
-        model = _best_model(directory, record, config)
         ids = _generate(
             model,
             vocabulary,
@@ -247,17 +250,29 @@ def _set_up_generate():
     return run
 
 
-def _make_model(model_config, config):
-    return TransformerXL(model_config, **model_settings(config))
+def _set_up_score():
+    path = flags.INPUT_FILE.value
+    if path is not None and not os.path.isfile(path):
+        raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
+    config, model, vocabulary = trained_model()
+    lengths = evaluation_lengths(model.config, config)
+    scorer = LineScorer(model, vocabulary, config, lengths, flags.SCORE_CONTEXT.value)
 
+    def run():
+        write = as_tsv
+        if flags.SCORE_FORMAT.value == "jsonl":
+            write = as_jsonl
+        else:
+            print(TSV_HEADER)
+        try:
+            with open_lines(path) as lines:
+                for score in scorer.scores(lines):
+                    print(write(score), flush=True)
+        except ValueError as error:
+            _fail(f"error: {error}", 2)
+        print(scorer.summary(), file=sys.stderr)
 
-def _best_model(directory, record, config):
-    model = _make_model(record.model, config)
-    try:
-        Checkpoints(os.path.join(directory, "checkpoints"), model).restore_best()
-    except FileNotFoundError as error:
-        _fail(f"error: {error}", 2)
-    return model
+    return run
 
 
 def _generate(model, vocabulary, prompt, seed, num_tokens, num_samples=1, **settings):

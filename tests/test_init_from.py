@@ -143,6 +143,14 @@ def test_a_run_from_weights_is_a_run_like_any_other(trained, text, weights, caps
     assert capsys.readouterr().out.startswith("the")
 
 
+def test_text_from_given_weights(weights, capsys):
+    arguments = [f"--init_from={weights}", "--num_tokens=4", "--prompt=word1 the", "--seed=3"]
+    assert run("--mode=generate", *arguments) == 0
+    words = capsys.readouterr().out.replace("\n", " <eos> ").split()
+    assert words[:2] == ["word1", "the"]
+    assert set(words) <= set((weights / "vocab.txt").read_text("utf-8").split())
+
+
 def test_from_another_run(trained, text, tmp_path):
     arguments = [f"--init_from={trained}", f"--data_dir={text}", f"--workdir={tmp_path}/new"]
     assert run(*COMMON, *arguments, "--dropout=0") == 0

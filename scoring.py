@@ -1,0 +1,127 @@
+"""--mode=score: lines of text with the log-probability of each token, for train.py."""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterable, Iterator
+
+from transformer_xl.score import make_score_step, score_alone, score_in_context
+from transformer_xl.training.devices import compiles_with_xla
+
+TSV_HEADER = "line\tplace\ttoken\tlog_prob\tunknown"
+
+
+@contextlib.contextmanager
+def open_lines(path: str | None):
+    """The lines of a UTF-8 file, or of standard input, as they come, without their ends.
+
+    Raises:
+      ValueError: while reading, if the text is not UTF-8.
+    """
+
+    def lines(file):
+        try:
+            for line in file:
+                yield line.removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path or 'standard input'} is not UTF-8: {error}.") from error
+
+    if path is None:
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict", newline=None)
+        yield lines(sys.stdin)
+        return
+    with open(path, encoding="utf-8") as file:
+        yield lines(file)
+
+
+class LineScorer:
+    """Scores lines and sums up.
+
+    Args:
+      model: a `TransformerXL`.
+      vocabulary: of `data_utils`.
+      config: the `TrainConfig`, for the evaluation's settings.
+      lengths: of `evaluation_lengths`.
+      in_context: whether a line is scored after all before it, or alone.
+
+    Attributes:
+      num_lines, num_tokens, num_unknown, log_prob: of the lines so far.
+    """
+
+    def __init__(self, model, vocabulary, config, lengths: dict, in_context: bool):
+        self._vocabulary = vocabulary
+        attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
+        jit_compile = compiles_with_xla(config.jit_compile, drops=False)
+        rows = 1 if in_context else config.eval_batch_size
+        self._score = score_in_context if in_context else score_alone
+        self._arguments = {
+            "step": make_score_step(model, jit_compile, **attention),
+            "memory": model.initial_memory(rows, lengths["memory_length"]),
+            "eos_id": vocabulary.eos_id,
+            "segment_length": config.eval_segment_length or config.segment_length,
+        }
+        self.num_lines = self.num_tokens = self.num_unknown = 0
+        self.log_prob = 0.0
+
+    def scores(self, lines: Iterable[str]) -> Iterator[dict]:
+        """An object for each line in turn.
+
+        Yields:
+          `line`, its number from 1; `log_prob`, in nats; `num_tokens`; `num_unknown`; `tokens`, a
+          list of objects with `token` as it stands in the text, `log_prob` and `unknown`.
+          A line's end is its last token. A line that preparation would leave out has no tokens.
+        """
+        vocabulary, waiting = self._vocabulary, []
+
+        def ids():
+            for line in lines:
+                tokens = vocabulary.tokenize(f"{line}\n")
+                encoded = vocabulary.encode(tokens)
+                waiting.append((tokens, encoded == vocabulary.unk_id))
+                yield encoded
+
+        for scores in self._score(lines=ids(), **self._arguments):
+            tokens, unknown = waiting.pop(0)
+            self.num_lines += 1
+            total = math.fsum(scores)
+            yield {
+                "line": self.num_lines,
+                "log_prob": total,
+                "num_tokens": len(tokens),
+                "num_unknown": int(unknown.sum()),
+                "tokens": [
+                    {"token": token, "log_prob": round(float(score), 6), "unknown": bool(flag)}
+                    for token, score, flag in zip(tokens, scores, unknown)
+                ],
+            }
+            self.log_prob += total
+            self.num_tokens += len(tokens)
+            self.num_unknown += int(unknown.sum())
+
+    def summary(self) -> str:
+        """What all lines together came to."""
+        mean = -self.log_prob / self.num_tokens if self.num_tokens else math.nan
+        return (
+            f"{self.num_lines:,} lines, {self.num_tokens:,} tokens, {self.num_unknown:,} of them "
+            f"unknown; log-probability {self.log_prob:.4f}, perplexity {math.exp(mean):,.2f}"
+        )
+
+
+def as_jsonl(score: dict) -> str:
+    """A line's score as one line of JSON."""
+    return json.dumps(score, ensure_ascii=False)
+
+
+def as_tsv(score: dict) -> str:
+    """A line's score as rows of `TSV_HEADER`: a row for each token, and one for the total.
+
+    The total's place is "total", its token how many tokens there are, and `unknown` how many of
+    them are unknown.
+    """
+    rows = [
+        f"{score['line']}\t{place}\t{row['token']}\t{row['log_prob']:.6f}\t{row['unknown']:d}"
+        for place, row in enumerate(score["tokens"], start=1)
+    ]
+    total = (score["num_tokens"], f"{score['log_prob']:.6f}", score["num_unknown"])
+    return "\n".join([*rows, "\t".join(map(str, (score["line"], "total", *total)))])
