@@ -133,12 +133,10 @@ def test_training_goes_on_from_the_weights(trained, evaluated, weights):
 
 
 def test_a_run_from_weights_is_a_run_like_any_other(trained, text, weights, capsys):
-    # It goes on, its flags repeat it, it writes text.
-    arguments = [f"--init_from={weights}", f"--data_dir={text}", f"--workdir={trained}"]
-    assert run(*COMMON, *arguments, "--dropout=0.1", "--memory_length=9", "--max_steps=3") == 0
+    # Its flags repeat it, it goes on, it writes text.
+    assert f"--init_from={weights}" in (trained / "flags.txt").read_text()
+    assert run(f"--flagfile={trained}/flags.txt", f"--data_dir={text}", "--max_steps=3") == 0
     assert "going on after step 2" in capsys.readouterr().out
-    assert run(f"--flagfile={trained}/flags.txt", "--max_steps=4") == 0
-    assert "going on after step 3" in capsys.readouterr().out
     assert run("--mode=generate", f"--workdir={trained}", "--num_tokens=5", "--prompt=the") == 0
     assert capsys.readouterr().out.startswith("the")
 

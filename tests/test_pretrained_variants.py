@@ -16,6 +16,7 @@ from transformer_xl.pretrained import (
     load_pytorch,
     load_tf1,
     original_pytorch,
+    original_tensorflow,
 )
 
 SIZES = dict(vocab_size=50, d_model=12, n_head=3, d_head=5, d_inner=10, n_layer=2, mem_len=6)
@@ -144,7 +145,7 @@ def as_tensorflow(variant, weights):
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_tensorflow(variant, tmp_path):
+def test_tensorflow(variant, tmp_path, monkeypatch):
     weights = random_weights(variant, untied_biases=True)
     expected, model = losses(variant, weights, layer_norm_epsilon=1e-12)
     saved = as_tensorflow(variant, weights)
@@ -155,10 +156,9 @@ def test_tensorflow(variant, tmp_path):
     for name in saved:
         if name.startswith(("transformer/adaptive", "transformer/r_")):
             rest = {other: value for other, value in saved.items() if other != name}
-            (tmp_path / name.replace("/", "_")).mkdir()
-            prefix = save_tensorflow(rest, tmp_path / name.replace("/", "_"))
+            monkeypatch.setattr(original_tensorflow, "_load_arrays", lambda _, rest=rest: rest)
             with pytest.raises(ValueError, match="It lacks") as caught:
-                load_tf1(prefix, {"memory_length": 6})
+                load_tf1("copy", {"memory_length": 6})
             assert name in str(caught.value)
 
 
