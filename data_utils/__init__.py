@@ -16,23 +16,32 @@
 Shape letters: B batch, L segment length, N tokens of a split, V vocabulary.
 """
 
+from .base_vocabulary import Vocabulary
 from .corpora import CORPUS_NAMES, Corpus, ExpectedCounts, load_corpus
 from .corpus import prepare
 from .prepared import PreparedCorpus, open_prepared
 from .segments import Batch, EvalSegments, TrainSegments
+from .symbol_vocabularies import ByteVocabulary, CharacterVocabulary, PieceVocabulary
 from .unigram import unigram_nll
+from .vocabularies import VOCABULARY_KINDS, load_vocabulary
 from .vocabulary import WordVocabulary
 
 __all__ = [
     "CORPUS_NAMES",
+    "VOCABULARY_KINDS",
     "Batch",
+    "ByteVocabulary",
+    "CharacterVocabulary",
     "Corpus",
     "EvalSegments",
     "ExpectedCounts",
+    "PieceVocabulary",
     "PreparedCorpus",
     "TrainSegments",
+    "Vocabulary",
     "WordVocabulary",
     "load_corpus",
+    "load_vocabulary",
     "open_prepared",
     "prepare",
     "unigram_nll",

@@ -59,6 +59,8 @@ class Corpus:
     min_count: int
     sources: Mapping[str, tuple[Source, ...]]
     notes: tuple[str, ...] = ()
+    vocabulary: str = "word"
+    documents: str = "files"
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -96,15 +98,19 @@ class Corpus:
         Names and places of files do not enter: the same text gives the same fingerprint, from a
         folder or from an archive. Reads the whole source.
         """
-        identity = {
-            "corpus": self.name,
-            "tokenization": self.tokenization,
-            "splits": {
+        return source_identity(
+            self,
+            {
                 split: [digest(source) for source in sources]
                 for split, sources in self.sources.items()
             },
-        }
-        return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
+        )
+
+
+def source_identity(corpus: Corpus, digests: Mapping[str, list[str]]) -> str:
+    """The fingerprint of a corpus, from the sha256 of each of its sources."""
+    identity = {"corpus": corpus.name, "tokenization": corpus.tokenization, "splits": digests}
+    return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
 def load_corpus(name: str, data_dir: str | os.PathLike | None = None) -> Corpus:
@@ -139,4 +145,4 @@ def load_corpus(name: str, data_dir: str | os.PathLike | None = None) -> Corpus:
         sources, notes = find_text(data_dir)
         return Corpus(name, "word", "words", min_count=3, sources=sources, notes=notes)
     sources = find_wikitext(name, data_dir)
-    return Corpus(name, "word", "whitespace", min_count=1, sources=sources)
+    return Corpus(name, "word", "whitespace", min_count=1, sources=sources, documents="headings")

@@ -10,10 +10,12 @@ memory can be carried from step to step.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import tensorflow as tf
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 
 class Batch(NamedTuple):
@@ -69,7 +71,7 @@ class TrainSegments:
         tokens = self._streams[:, start : start + self.segment_length + 1].astype(np.int32)
         return Batch(tokens[:, :-1], tokens[:, 1:], np.ones_like(tokens[:, 1:], np.float32))
 
-    def dataset(self, start_step: int = 0, num_steps: int | None = None) -> tf.data.Dataset:
+    def dataset(self, start_step: int = 0, num_steps: int | None = None) -> "tf.data.Dataset":
         """Batches of the steps from `start_step` on: `num_steps` of them, or without end.
 
         Elements are `Batch`es of tensors with static shapes. Beginning at any step takes as long
@@ -135,7 +137,7 @@ class EvalSegments:
             inputs[b, skip:length] = self._array[first + skip - 1 : first + length - 1]
         return Batch(inputs, targets, weights)
 
-    def dataset(self) -> tf.data.Dataset:
+    def dataset(self) -> "tf.data.Dataset":
         """All batches in order, as `Batch`es of tensors with static shapes."""
         return _dataset(self.batch, 0, self.num_steps, self.batch_size, self.segment_length)
 
@@ -161,7 +163,10 @@ def _ceil_div(numerator: int, denominator: int) -> int:
 
 def _dataset(
     batch: Callable[[int], Batch], start: int, stop: int, batch_size: int, segment_length: int
-) -> tf.data.Dataset:
+) -> "tf.data.Dataset":
+    # Here, and not above: the processes of a preparation import this package without it.
+    import tensorflow as tf
+
     shape = (batch_size, segment_length)
 
     def load(step: tf.Tensor) -> Batch:

@@ -1,21 +1,25 @@
-"""Where text comes from: pieces of files and members of zip archives, read as streams of lines.
+"""Where text comes from: pieces of files, compressed or not, and members of zip archives.
 
 Text is UTF-8, and nothing else. A byte order mark at the start of a file is dropped; lines end in
 `\\n`, `\\r\\n` or `\\r`, and in nothing else; a last line without an end is a line.
 """
 
 import dataclasses
+import gzip
 import hashlib
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
+
+import pyarrow
 
 from .tokenization import text_lines
 
 _BLOCK_BYTES = 1 << 20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,10 +35,31 @@ class FileSpan:
         """What messages call it."""
         return str(self.path)
 
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes it has, or, where it is compressed, a guess."""
+        if (packed := compression(self.path)) and self.stop is None:
+            return 4 * self.path.stat().st_size if packed else 0
+        stop = self.path.stat().st_size if self.stop is None else self.stop
+        return max(stop - self.start, 0)
+
     def blocks(self) -> Iterator[bytes]:
-        """Its bytes, in blocks of no particular size."""
-        with open(self.path, "rb") as file:
-            file.seek(self.start)
+        """Its bytes, unpacked where the file is compressed, in blocks of no particular size.
+
+        Raises ValueError for a compressed file that is damaged.
+        """
+        try:
+            yield from self._blocks()
+        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise ValueError(
+                f"{self.path} cannot be unpacked: {error}. It is damaged, or cut short: get it "
+                "again."
+            ) from error
+
+    def _blocks(self) -> Iterator[bytes]:
+        with open_unpacked(self.path) as file:
+            if self.start:
+                file.seek(self.start)
             position = self.start
             while True:
                 wanted = _BLOCK_BYTES
@@ -64,6 +89,12 @@ class ZipMember:
         """What messages call it."""
         return f"{self.path}:{self.member}"
 
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes it has, as the archive says."""
+        with zipfile.ZipFile(self.path) as archive:
+            return archive.getinfo(self.member).file_size
+
     def blocks(self) -> Iterator[bytes]:
         """Its bytes, in blocks of no particular size."""
         try:
@@ -79,6 +110,29 @@ class ZipMember:
 
 
 Source = FileSpan | ZipMember
+
+COMPRESSIONS = (".gz", ".xz", ".zst")
+
+
+def compression(path: Path) -> str:
+    """The suffix of a compressed file, or nothing."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in COMPRESSIONS else ""
+
+
+def open_unpacked(path: Path) -> BinaryIO:
+    """Opens a file for reading its bytes, unpacked where its name ends in one of `COMPRESSIONS`.
+
+    Raises ModuleNotFoundError for zstandard without its package.
+    """
+    packed = compression(path)
+    if packed == ".gz":
+        return gzip.open(path, "rb")
+    if packed == ".xz":
+        return lzma.open(path, "rb")
+    if packed == ".zst":
+        return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+    return open(path, "rb")
 
 
 class LinePosition(NamedTuple):
@@ -121,7 +175,7 @@ def digest(source: Source) -> str:
 def _decoded_blocks(source: Source) -> Iterator[tuple[int, bytes, list[str]]]:
     """Triples of position, bytes, and the lines in them; only whole lines."""
     for start, data in _whole_lines(source):
-        mark = len(_BYTE_ORDER_MARK) if start == 0 and data.startswith(_BYTE_ORDER_MARK) else 0
+        mark = len(BYTE_ORDER_MARK) if start == 0 and data.startswith(BYTE_ORDER_MARK) else 0
         try:
             text = data[mark:].decode("utf-8")
         except UnicodeDecodeError as error:
