@@ -17,8 +17,10 @@ Shape letters: B batch, L segment length, N tokens of a split, V vocabulary.
 """
 
 from .base_vocabulary import Vocabulary
-from .corpora import CORPUS_NAMES, Corpus, ExpectedCounts, load_corpus
+from .corpora import CORPUS_NAMES
 from .corpus import prepare
+from .found_corpus import Corpus, ExpectedCounts
+from .loading import default_download_dir, load_corpus
 from .prepared import PreparedCorpus, open_prepared
 from .segments import Batch, EvalSegments, TrainSegments
 from .symbol_vocabularies import ByteVocabulary, CharacterVocabulary, PieceVocabulary
@@ -40,6 +42,7 @@ __all__ = [
     "TrainSegments",
     "Vocabulary",
     "WordVocabulary",
+    "default_download_dir",
     "load_corpus",
     "load_vocabulary",
     "open_prepared",

@@ -18,9 +18,9 @@ import numpy as np
 
 from .block_encoders import Types, merge_types
 from .blocks import Block, cut_characters, cut_lines
-from .corpora import Corpus, source_identity
 from .documents import DocumentFinder
 from .encoding_pool import EncodingPool, make_pool
+from .found_corpus import Corpus, source_identity
 from .id_arrays import ShardWriter, id_dtype
 from .prepared import (
     FORMAT,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .block_encoders import NotUtf8Error, kept_lines
 from .blocks import cut_lines
-from .corpora import Corpus
 from .encoding_pool import not_utf8_message
+from .found_corpus import Corpus
 from .piece_model import MODEL_TYPES, PieceModel, train_piece_model
 from .tokenization import is_lowercase, lowercase_rule
 from .vocabularies import VOCABULARY_KINDS

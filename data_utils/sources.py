@@ -12,13 +12,15 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 import pyarrow
 
 from .tokenization import text_lines
 
 _BLOCK_BYTES = 1 << 20
+# gzip and zstd raise an OSError without a number for bytes that are not theirs.
+_UNPACKING_ERRORS = (EOFError, zlib.error, lzma.LZMAError, OSError)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -50,7 +52,9 @@ class FileSpan:
         """
         try:
             yield from self._blocks()
-        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+        except _UNPACKING_ERRORS as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
             raise ValueError(
                 f"{self.path} cannot be unpacked: {error}. It is damaged, or cut short: get it "
                 "again."
@@ -58,31 +62,21 @@ class FileSpan:
 
     def _blocks(self) -> Iterator[bytes]:
         with open_unpacked(self.path) as file:
-            if self.start:
-                file.seek(self.start)
-            position = self.start
-            while True:
-                wanted = _BLOCK_BYTES
-                if self.stop is not None:
-                    wanted = min(wanted, self.stop - position)
-                block = file.read(wanted)
-                if not block:
-                    return
-                position += len(block)
-                yield block
+            yield from _span(file, self.start, self.stop)
 
 
 @dataclasses.dataclass(frozen=True)
 class ZipMember:
-    """One file inside a zip archive. It is unpacked while it is read, never onto the disk.
+    """One file inside a zip archive, or its bytes `start` to `stop` (None: to the end).
 
-    Raises ValueError while reading where the archive is damaged, encrypted or packed in a way that
-    Python cannot read.
+    It is unpacked while it is read, never onto the disk. Raises ValueError while reading where the
+    archive is damaged, encrypted or packed in a way that Python cannot read.
     """
 
     path: Path
     member: str
-    start = 0
+    start: int = 0
+    stop: int | None = None
 
     @property
     def name(self) -> str:
@@ -93,14 +87,14 @@ class ZipMember:
     def num_bytes(self) -> int:
         """How many bytes it has, as the archive says."""
         with zipfile.ZipFile(self.path) as archive:
-            return archive.getinfo(self.member).file_size
+            size = archive.getinfo(self.member).file_size
+        return (size if self.stop is None else self.stop) - self.start
 
     def blocks(self) -> Iterator[bytes]:
         """Its bytes, in blocks of no particular size."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-                while block := file.read(_BLOCK_BYTES):
-                    yield block
+                yield from _span(file, self.start, self.stop)
         # RuntimeError is zipfile's word for an encrypted member, EOFError for a truncated one.
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise ValueError(
@@ -109,7 +103,46 @@ class ZipMember:
             ) from error
 
 
-Source = FileSpan | ZipMember
+class Source(Protocol):
+    """Where bytes come from: a `FileSpan`, a `ZipMember`, or examples of a dataset.
+
+    Attributes:
+        name: what messages call it.
+        start: of its first byte, in a file.
+        num_bytes: how many there are, or a guess.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its bytes, in blocks of no particular size."""
+
+
+def _span(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
+    """The bytes `start` to `stop` of a file that may only be readable from its beginning."""
+    if start:
+        if file.seekable():
+            file.seek(start)
+        else:
+            left = start
+            while left and (skipped := file.read(min(left, _BLOCK_BYTES))):
+                left -= len(skipped)
+    position = start
+    while True:
+        wanted = _BLOCK_BYTES if stop is None else min(_BLOCK_BYTES, stop - position)
+        block = file.read(wanted)
+        if not block:
+            return
+        position += len(block)
+        yield block
+
 
 COMPRESSIONS = (".gz", ".xz", ".zst")
 
