@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import tensorflow_datasets as tfds
-from tests.look_alikes import publish
 
 import data_utils.builders  # noqa: F401, registers them
 from data_utils import load_corpus, prepare
 from data_utils.tfds_text import _builder
 from tests.corpus_files import WIKI, all_lines, write_wiki, write_zip
 from tests.http_files import serving
+from tests.look_alikes import publish
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("wikitext2", "wikitext103", "ptb", "enwik8", "text8")
