@@ -22,6 +22,7 @@ from .corpus import prepare
 from .found_corpus import Corpus, ExpectedCounts
 from .loading import default_download_dir, load_corpus
 from .prepared import PreparedCorpus, open_prepared
+from .prepared_report import preparation_report
 from .segments import Batch, EvalSegments, TrainSegments
 from .symbol_vocabularies import ByteVocabulary, CharacterVocabulary, PieceVocabulary
 from .unigram import unigram_nll
@@ -46,6 +47,7 @@ __all__ = [
     "load_corpus",
     "load_vocabulary",
     "open_prepared",
+    "preparation_report",
     "prepare",
     "unigram_nll",
 ]

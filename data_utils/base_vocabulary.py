@@ -51,6 +51,13 @@ class Vocabulary(abc.ABC):
         """Ids of a text, int32: `encode(tokenize(text))`."""
         return self.encode(self.tokenize(text))
 
+    def unknown_tokens(self, text: str) -> list[str]:
+        """The tokens of a text that become `<unk>`, sorted, each once."""
+        if self.unk_id is None:
+            return []
+        tokens = set(self.tokenize(text))
+        return sorted(str(token) for token in tokens if self.encode([token])[0] == self.unk_id)
+
     @abc.abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
         """A readable text. Raises ValueError for an id that is not in the vocabulary."""

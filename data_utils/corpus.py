@@ -206,6 +206,7 @@ class _Preparation:
                 "fingerprint": json_digest(identity),
                 "corpus": self._corpus.name,
                 "unit": self._corpus.unit,
+                "has_sentences": self._corpus.has_sentences and self._settings.has_lines,
                 "dtype": id_dtype(vocabulary.size).str,
                 "vocabulary": seal(self._directory / VOCABULARY),
                 "splits": splits,

@@ -44,6 +44,7 @@ class PreparedCorpus:
         num_unknown: how many tokens of each split are `<unk>`.
         num_characters, num_words: of the text of each split, see above.
         num_source_bytes: of the text of each split as it was read.
+        has_sentences: whether documents are lines in no order, which training may shuffle.
         fingerprint: sha256 of the source and the settings.
         warnings: what the user should be told.
     """
@@ -60,6 +61,7 @@ class PreparedCorpus:
     num_characters: Mapping[str, int]
     num_words: Mapping[str, int]
     num_source_bytes: Mapping[str, int]
+    has_sentences: bool
     fingerprint: str
     warnings: tuple[str, ...]
 
@@ -105,6 +107,7 @@ def open_prepared(directory: str | os.PathLike) -> PreparedCorpus:
         num_characters={split: entry["characters"] for split, entry in splits.items()},
         num_words={split: entry["words"] for split, entry in splits.items()},
         num_source_bytes={split: entry["source_bytes"] for split, entry in splits.items()},
+        has_sentences=meta["has_sentences"],
         fingerprint=meta["fingerprint"],
         warnings=tuple(meta["warnings"]),
     )

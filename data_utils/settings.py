@@ -78,9 +78,9 @@ class PreparationSettings:
                     f"A given SentencePiece model has its size. Received {max_size} besides: leave "
                     "it out."
                 )
-            if not path and (max_size is None or max_size < 300):
+            if not path and (max_size is None or max_size < 260):
                 raise ValueError(
-                    "SentencePiece needs a vocabulary_size, at least 300, since 256 pieces are "
+                    "SentencePiece needs a vocabulary_size, at least 260, since 256 pieces are "
                     f"bytes. Received: {max_size}. Use 8000, for instance."
                 )
         named = None
