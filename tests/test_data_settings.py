@@ -26,7 +26,7 @@ TINY += ["--max_steps=2", "--eval_steps=1"]
     [
         (["--vocabulary=character", "--cutoffs="], "character"),
         (["--vocabulary=byte", "--cutoffs=auto"], "byte"),
-        (["--vocabulary=sentencepiece", "--vocabulary_size=270", "--cutoffs=9"], "sentencepiece"),
+        (["--vocabulary=sentencepiece", "--vocabulary_size=276", "--cutoffs=9"], "sentencepiece"),
         (["--lowercase", "--cutoffs=auto", "--variable_length", "--roll_streams"], "word"),
         (["--vocabulary=word", "--reset_memory"], "word"),
     ],
