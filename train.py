@@ -2,6 +2,7 @@
 
   python train.py                                  trains the demo on the built-in corpus
   python train.py --flagfile=configs/wikitext103_base.flags --data_dir=DIR
+  python train.py --mode=prepare --corpus=wikitext103
   python train.py --mode=eval --workdir=DIR --eval_memory_length=640
   python train.py --mode=generate --workdir=DIR --prompt="The President"
 
@@ -27,22 +28,24 @@ from data_utils import (
     EvalSegments,
     PreparedCorpus,
     TrainSegments,
-    WordVocabulary,
     load_corpus,
+    load_vocabulary,
     open_prepared,
+    preparation_report,
     prepare,
     unigram_nll,
 )
 from transformer_xl import TransformerXL
+from transformer_xl.auto_cutoffs import auto_cutoffs
 from transformer_xl.config import evaluation_lengths
 from transformer_xl.generate import generate
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import compiles_with_xla, device_name, resolve_precision
-from transformer_xl.training.evaluate import EvalResult, evaluate
+from transformer_xl.training.evaluate import EvalResult, Evaluator
 from transformer_xl.training.loop import DivergedError, train
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.report import Reporter, results_table
-from transformer_xl.training.steps import make_eval_step, make_train_step
+from transformer_xl.training.steps import make_train_step
 from transformer_xl.training.stop import StopSignal
 from transformer_xl.training.workdir import RunRecord, read_record, write_atomically
 
@@ -58,9 +61,12 @@ def main(argv):
     if not absl_flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TensorFlow tells much of its own saving
     try:
-        run = {"train": _set_up_training, "eval": _set_up_eval, "generate": _set_up_generate}[
-            flags.MODE.value
-        ]()
+        run = {
+            "train": _set_up_training,
+            "eval": _set_up_eval,
+            "generate": _set_up_generate,
+            "prepare": _prepare_only,
+        }[flags.MODE.value]()
     except (ValueError, OSError, ImportError) as error:
         _fail(f"error: {error}", 2)
     try:
@@ -75,7 +81,7 @@ def parse_flags(argv):
     recipe = any(argument.lstrip("-").startswith("flagfile") for argument in argv[1:])
     try:
         rest = values(argv)
-        if flags.MODE.value == "train" and not recipe and not values["corpus"].present:
+        if flags.MODE.value in ("train", "prepare") and not recipe and not values["corpus"].present:
             # No recipe and no corpus: the demo, with what is given on the command line.
             values.unparse_flags()
             rest = values([argv[0], f"--flagfile={_DEMO}", *argv[1:]])
@@ -89,26 +95,27 @@ def parse_flags(argv):
 def _set_up_training():
     """Checks everything that can be checked, prepares the data; returns what trains."""
     directory = flags.workdir()
-    model_config, train_config = flags.model_config(), flags.train_config()
-    eval_lengths = evaluation_lengths(model_config, train_config)
     record = read_record(directory)
+    chosen = record.model.cutoffs if record else ()
+    model_config = flags.model_config(automatic_cutoffs=chosen)
+    train_config = flags.train_config()
+    eval_lengths = evaluation_lengths(model_config, train_config)
     if record is not None:
         record.check(directory, model_config, train_config)
     train_config = resolve_precision(train_config, record and record.train)
-    _say(f"run directory {directory}")
-    corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value)
-    data = prepare(
-        corpus,
-        os.path.join(directory, "data"),
-        min_count=flags.VOCABULARY_MIN_COUNT.value,
-        max_size=flags.VOCABULARY_SIZE.value,
-        progress=_say,
-    )
-    for warning in data.warnings:
-        _say(f"warning: {warning}")
-    model_config = flags.model_config(data.vocabulary.size)
+    data = _prepare(directory)
+    if record is None:
+        chosen = _chosen_cutoffs(data, model_config, train_config)
+    model_config = flags.model_config(data.vocabulary.size, chosen)
     segments = TrainSegments(
-        data.arrays["train"], train_config.batch_size, train_config.segment_length
+        data.arrays["train"],
+        train_config.batch_size,
+        train_config.segment_length,
+        documents=data.documents["train"],
+        shuffle_documents=data.has_sentences,
+        roll=train_config.roll_streams,
+        variable_length=train_config.variable_length,
+        seed=train_config.seed,
     )
     described = {"corpus": data.name, "fingerprint": data.fingerprint}
     if record is not None:
@@ -117,6 +124,36 @@ def _set_up_training():
     write_atomically(os.path.join(directory, "flags.txt"), flags.as_flagfile())
     data.vocabulary.save(os.path.join(directory, "vocabulary"))
     return lambda: _train(directory, model_config, train_config, eval_lengths, data, segments)
+
+
+def _prepare(directory) -> PreparedCorpus:
+    """The corpus of the flags, prepared in a run's directory."""
+    _say(f"run directory {directory}")
+    corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value, flags.DOWNLOAD_DIR.value, _say)
+    target = os.path.join(directory, "data")
+    data = prepare(corpus, target, progress=_say, **flags.preparation())
+    for warning in data.warnings:
+        _say(f"warning: {warning}")
+    return data
+
+
+def _chosen_cutoffs(data, model_config, train_config) -> tuple[int, ...]:
+    """What --cutoffs=auto means for a vocabulary."""
+    if not flags.cutoffs_are_automatic():
+        return ()
+    tokens_per_step = train_config.batch_size * train_config.segment_length
+    chosen = auto_cutoffs(data.counts, flags.MAX_CLUSTERS.value, model_config, tokens_per_step)
+    _say(f"cutoffs {','.join(map(str, chosen)) or 'none: one cluster is fastest'}")
+    return chosen
+
+
+def _prepare_only():
+    directory = flags.workdir()
+    model_config, train_config = flags.model_config(), flags.train_config()
+    data = _prepare(directory)
+    chosen = _chosen_cutoffs(data, model_config, train_config)
+    report = preparation_report(data, flags.model_config(data.vocabulary.size, chosen).cutoffs)
+    return lambda: _say(f"\n{report}")
 
 
 def _train(directory, model_config, config, eval_lengths, data, segments):
@@ -128,9 +165,9 @@ def _train(directory, model_config, config, eval_lengths, data, segments):
     checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer)
     memory = model.initial_memory(config.batch_size)
     step = checkpoints.last_step()
-    evaluator = _Evaluator(model, config, eval_lengths, data)
+    evaluator = Evaluator(model, config, eval_lengths, _eval_batches(data))
     _say(
-        f"{model.count_params():,} parameters, {data.vocabulary.size:,} words, "
+        f"{model.count_params():,} parameters, {data.vocabulary.size:,} types, "
         f"{len(data.arrays['train']):,} training tokens, {segments.steps_per_epoch:,} steps an "
         f"epoch, {config.precision}{' with XLA' if jit_compile else ''} on {device_name()}"
     )
@@ -148,6 +185,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments):
         checkpoints,
         reporter,
         stop.requested,
+        segments.in_document if config.reset_memory else None,
     )
     reporter.draw()
     reporter.close()
@@ -159,9 +197,9 @@ def _train(directory, model_config, config, eval_lengths, data, segments):
     checkpoints.restore_best()
     # Validated in full, they need not be again.
     known = None if config.eval_steps else float(checkpoints.best_nll)
-    results = {"valid": evaluator.report("valid", nll=known)}
+    results = {"valid": _report(evaluator, data, "valid", nll=known)}
     if "test" in data.splits:
-        results["test"] = evaluator.report("test")
+        results["test"] = _report(evaluator, data, "test")
     else:
         _say("the corpus has no test split")
     results["best_step"] = int(checkpoints.best_step)
@@ -194,8 +232,8 @@ def _set_up_eval():
 
     def run():
         model = _best_model(directory, record, config)
-        evaluator = _Evaluator(model, config, lengths, data)
-        results = {split: evaluator.report(split) for split in splits}
+        evaluator = Evaluator(model, config, lengths, _eval_batches(data))
+        results = {split: _report(evaluator, data, split) for split in splits}
         path = os.path.join(directory, "eval.json")
         write_atomically(path, json.dumps(results, indent=2) + "\n")
         _say(results_table(results))
@@ -207,17 +245,11 @@ def _set_up_eval():
 def _set_up_generate():
     directory, record = _recorded_run()
     config = resolve_precision(flags.train_config(), record.train)
-    vocabulary = WordVocabulary.load(os.path.join(directory, "vocabulary"))
+    vocabulary = load_vocabulary(os.path.join(directory, "vocabulary"))
     if flags.TOP_P.value <= 0:
         raise ValueError("--top_p must be above 0. Received: 0. Use --temperature=0 instead.")
     prompt = vocabulary.encode_text(flags.PROMPT.value)
-    unknown = sorted(
-        {
-            word
-            for word in vocabulary.tokenize(flags.PROMPT.value)
-            if vocabulary.encode([word])[0] == vocabulary.unk_id
-        }
-    )
+    unknown = vocabulary.unknown_tokens(flags.PROMPT.value)
     if unknown:
         _say(f"warning: not in the vocabulary, read as <unk>: {' '.join(unknown)}")
 
@@ -243,45 +275,22 @@ def _set_up_generate():
     return run
 
 
-class _Evaluator:
-    """Scores splits of a corpus with the evaluation's settings."""
+def _eval_batches(data):
+    """What makes the batches of a split."""
+    eos = data.vocabulary.eos_id
+    return lambda split, *sizes: EvalSegments(data.arrays[split], eos, *sizes).dataset()
 
-    def __init__(self, model, config, lengths, data: PreparedCorpus):
-        self._model, self._data = model, data
-        self._settings = {
-            "batch_size": config.eval_batch_size,
-            "segment_length": config.eval_segment_length or config.segment_length,
-            **lengths,
-        }
-        attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
-        jit_compile = compiles_with_xla(config.jit_compile, drops=False)
-        self._step = make_eval_step(model, jit_compile, **attention)
 
-    def result(self, split: str, max_segments: int = 0) -> EvalResult:
-        """The loss on a split, or on its first segments."""
-        settings = self._settings
-        segments = EvalSegments(
-            self._data.arrays[split],
-            self._data.vocabulary.eos_id,
-            settings["batch_size"],
-            settings["segment_length"],
-        )
-        batches = segments.dataset()
-        if max_segments:
-            batches = batches.take(max_segments)
-        memory = self._model.initial_memory(settings["batch_size"], settings["memory_length"])
-        return evaluate(self._step, batches, memory)
-
-    def report(self, split: str, nll: float | None = None) -> dict:
-        """What result.json says of a split, whose loss may be known already."""
-        data = self._data
-        result = self.result(split) if nll is None else EvalResult(nll, len(data.arrays[split]))
-        return {
-            **result.figures(data.num_words[split], data.num_characters[split]),
-            "unknown_rate": data.num_unknown[split] / result.tokens,
-            "unigram_perplexity": math.exp(unigram_nll(data.counts, data.arrays[split])),
-            **self._settings,
-        }
+def _report(evaluator, data, split: str, nll: float | None = None) -> dict:
+    """What result.json says of a split, whose loss may be known already."""
+    known = None if nll is None else EvalResult(nll, len(data.arrays[split]))
+    result = known or evaluator.result(split)
+    return {
+        **result.figures(data.num_words[split], data.num_characters[split]),
+        "unknown_rate": data.num_unknown[split] / result.tokens,
+        "unigram_perplexity": math.exp(unigram_nll(data.counts, data.arrays[split])),
+        **evaluator.settings,
+    }
 
 
 def _recorded_run():
@@ -296,7 +305,7 @@ def _recorded_run():
         )
     with open(os.path.join(directory, "flags.txt"), encoding="utf-8") as lines:
         flags.take_missing_from(lines)
-    record.check(directory, flags.model_config(record.model.vocab_size))
+    record.check(directory, flags.model_config(record.model.vocab_size, record.model.cutoffs))
     return directory, record
 
 

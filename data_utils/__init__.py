@@ -16,24 +16,38 @@
 Shape letters: B batch, L segment length, N tokens of a split, V vocabulary.
 """
 
-from .corpora import CORPUS_NAMES, Corpus, ExpectedCounts, load_corpus
+from .base_vocabulary import Vocabulary
+from .corpora import CORPUS_NAMES
 from .corpus import prepare
+from .found_corpus import Corpus, ExpectedCounts
+from .loading import default_download_dir, load_corpus
 from .prepared import PreparedCorpus, open_prepared
+from .prepared_report import preparation_report
 from .segments import Batch, EvalSegments, TrainSegments
+from .symbol_vocabularies import ByteVocabulary, CharacterVocabulary, PieceVocabulary
 from .unigram import unigram_nll
+from .vocabularies import VOCABULARY_KINDS, load_vocabulary
 from .vocabulary import WordVocabulary
 
 __all__ = [
     "CORPUS_NAMES",
+    "VOCABULARY_KINDS",
     "Batch",
+    "ByteVocabulary",
+    "CharacterVocabulary",
     "Corpus",
     "EvalSegments",
     "ExpectedCounts",
+    "PieceVocabulary",
     "PreparedCorpus",
     "TrainSegments",
+    "Vocabulary",
     "WordVocabulary",
+    "default_download_dir",
     "load_corpus",
+    "load_vocabulary",
     "open_prepared",
+    "preparation_report",
     "prepare",
     "unigram_nll",
 ]
