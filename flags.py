@@ -5,13 +5,14 @@ inside the functions below, after parsing.
 """
 
 import dataclasses
+import re
 
 from absl import flags
 
-from data_utils import CORPUS_NAMES
+from data_utils import VOCABULARY_KINDS
 from transformer_xl import ModelConfig, TrainConfig
 
-MODES = ("train", "eval", "generate", "score")
+MODES = ("train", "eval", "generate", "score", "prepare")
 SPLITS = ("all", "train", "valid", "test")
 
 _MODEL = {field.name: field.default for field in dataclasses.fields(ModelConfig)}
@@ -39,7 +40,8 @@ MODE = flags.DEFINE_enum(
     "train",
     MODES,
     "train: train, or go on, and evaluate; eval: evaluate a trained model; generate: write text; "
-    "score: log-probabilities of lines.",
+    "score: log-probabilities of lines; prepare: prepare the corpus for training, and report what "
+    "it has.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: everything is written there. Default: runs/<corpus>."
@@ -52,15 +54,37 @@ INIT_FROM = flags.DEFINE_string(
     "TensorFlow code. They bring architecture and vocabulary.",
 )
 
-CORPUS = flags.DEFINE_enum(
+CORPUS = flags.DEFINE_string(
     "corpus",
     "sotu",
-    CORPUS_NAMES,
-    "sotu: the built-in one, State of the Union addresses; wikitext2, wikitext103: from --data_dir "
-    "as published; text: any UTF-8 text in --data_dir.",
+    "sotu: the built-in one, State of the Union addresses; wikitext2, wikitext103, ptb, enwik8, "
+    "text8, lm1b, tinyshakespeare: as published, from --data_dir or downloaded; text: any UTF-8 "
+    "text in --data_dir; tfds:<name>/<config>:<feature>: of TensorFlow Datasets.",
 )
 DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Where the corpus is: a folder, a text file or the zip as published."
+    "data_dir",
+    None,
+    "Where the corpus is: a folder, a file, compressed or not, a glob, or the zip as published. "
+    "Default: it is downloaded.",
+)
+DOWNLOAD_DIR = flags.DEFINE_string(
+    "download_dir", None, "Where downloads are kept. Default: ~/.cache/adaptive-transformer-xl."
+)
+VOCABULARY = flags.DEFINE_enum(
+    "vocabulary",
+    None,
+    VOCABULARY_KINDS,
+    "What a token is. Default: what it is in published results of the corpus, mostly word.",
+)
+LOWERCASE = flags.DEFINE_boolean("lowercase", False, "Whether text is lower-cased.")
+PIECE_MODEL = flags.DEFINE_string(
+    "piece_model",
+    "unigram",
+    "For --vocabulary=sentencepiece: unigram or bpe, to be trained on the training split, or the "
+    "file of a model.",
+)
+NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "That prepare the corpus. Default: one for each processor."
 )
 VOCABULARY_MIN_COUNT = flags.DEFINE_integer(
     "vocabulary_min_count",
@@ -69,13 +93,15 @@ VOCABULARY_MIN_COUNT = flags.DEFINE_integer(
     lower_bound=1,
 )
 VOCABULARY_SIZE = flags.DEFINE_integer(
-    "vocabulary_size", None, "The most words the vocabulary may have. Default: no bound."
+    "vocabulary_size",
+    None,
+    "The most tokens the vocabulary may have; for sentencepiece, how many. Default: no bound.",
 )
 SPLIT = flags.DEFINE_enum(
     "split", "all", SPLITS, "What --mode=eval scores; all: the validation and the test split."
 )
 
-_MODEL_FLAGS = (
+MODEL_FLAGS = (
     _integer(_MODEL, "num_layers", "Attention layers, each followed by a feed-forward one."),
     _integer(_MODEL, "model_dim", "Width of the hidden states; even."),
     _integer(
@@ -88,7 +114,7 @@ _MODEL_FLAGS = (
         "cutoffs",
         [],
         "Rising ids, separated by commas, where a new cluster of the vocabulary begins; empty for "
-        "an ordinary softmax.",
+        "an ordinary softmax; auto: the fastest ones, by the counts of the training split.",
     ),
     _integer(
         _MODEL, "div_val", "By how much a cluster's vectors are narrower than the one before's."
@@ -138,10 +164,17 @@ _MODEL_FLAGS = (
     _float(_MODEL, "projection_init_stddev", "Standard deviation of the starting projections."),
 )
 
+MAX_CLUSTERS = flags.DEFINE_integer(
+    "max_clusters", 4, "The most clusters that --cutoffs=auto may make.", lower_bound=1
+)
+
 _TRAIN_FLAGS = (
     flags.DEFINE_integer("seed", _TRAIN["seed"], "Of starting weights, dropout and samples."),
     _integer(_TRAIN, "batch_size", "Streams of text read side by side, over all devices."),
     _integer(_TRAIN, "segment_length", "Tokens per stream and step."),
+    _boolean(_TRAIN, "variable_length", "Whether segments are of 1/4, 1/2, 3/4 and all of that."),
+    _boolean(_TRAIN, "roll_streams", "Whether streams begin elsewhere in every epoch."),
+    _boolean(_TRAIN, "reset_memory", "Whether nothing is remembered of another document."),
     _enum(_TRAIN, "optimizer", ("adam",), "The optimizer."),
     _float(_TRAIN, "learning_rate", "Its peak."),
     _enum(
@@ -215,72 +248,68 @@ _RUN_FLAGS = (
     INIT_FROM,
     CORPUS,
     DATA_DIR,
+    DOWNLOAD_DIR,
     VOCABULARY_MIN_COUNT,
     VOCABULARY_SIZE,
-    *_MODEL_FLAGS,
+    VOCABULARY,
+    LOWERCASE,
+    PIECE_MODEL,
+    MAX_CLUSTERS,
+    *MODEL_FLAGS,
     *_TRAIN_FLAGS,
 )
 
 
 def workdir() -> str:
     """The run's directory."""
-    return WORKDIR.value or f"runs/{CORPUS.value}"
+    return WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "-", CORPUS.value)
 
 
-def model_config(vocab_size: int | None = None) -> ModelConfig:
+def preparation() -> dict:
+    """What `data_utils.prepare` is asked for."""
+    return {
+        "min_count": VOCABULARY_MIN_COUNT.value,
+        "max_size": VOCABULARY_SIZE.value,
+        "vocabulary": VOCABULARY.value,
+        "lowercase": LOWERCASE.value,
+        "piece_model": PIECE_MODEL.value,
+        "num_processes": NUM_PROCESSES.value,
+    }
+
+
+def cutoffs_are_automatic() -> bool:
+    """Whether --cutoffs=auto asks to choose them."""
+    return flags.FLAGS["cutoffs"].value == ["auto"]
+
+
+def model_config(
+    vocab_size: int | None = None, automatic_cutoffs: tuple[int, ...] = ()
+) -> ModelConfig:
     """The model's configuration.
 
     Args:
       vocab_size: V; None where it is not known yet, to check everything else.
+      automatic_cutoffs: what was chosen for --cutoffs=auto.
 
     Raises:
       ValueError: as `ModelConfig`.
     """
-    values = _model_values()
+    values = model_values(automatic_cutoffs)
     if vocab_size is None:
         vocab_size = max(values["cutoffs"], default=1) + 1
     return ModelConfig(vocab_size=vocab_size, **values)
 
 
-def given_model_values() -> dict:
-    """The fields of `ModelConfig` whose flags were given, with their values."""
-    return {name: value for name, value in _model_values().items() if flags.FLAGS[name].present}
-
-
-def set_model(config: ModelConfig):
-    """Sets the model's flags to a configuration that came with weights.
-
-    Raises:
-      ValueError: if the flags cannot say it.
-    """
-    for holder in _MODEL_FLAGS:
-        value = getattr(config, holder.name)
-        if holder.name == "cutoffs":
-            value = [str(cutoff) for cutoff in value]
-        if holder.name == "tie_projections":
-            value = _tie_projections(config)
-        flags.FLAGS[holder.name].value = value
-
-
-def _tie_projections(config: ModelConfig) -> str:
-    """The shorthand that means the configuration's bools."""
-    for shorthand in ("all_but_head", "all", "none"):
-        if dataclasses.replace(config, tie_projections=shorthand) == config:
-            return shorthand
-    raise ValueError(
-        "The command line can tie the projections of all clusters, of all but the head, or none. "
-        f"Received weights with tie_projections={config.tie_projections}: use the library."
-    )
-
-
-def _model_values() -> dict:
-    values = {holder.name: holder.value for holder in _MODEL_FLAGS}
-    cutoffs = values["cutoffs"] or []
+def model_values(automatic_cutoffs: tuple[int, ...] = ()) -> dict:
+    """The fields of `ModelConfig` that have flags; see `model_config`."""
+    values = {holder.name: holder.value for holder in MODEL_FLAGS}
+    cutoffs = list(automatic_cutoffs) if cutoffs_are_automatic() else values["cutoffs"] or []
     try:
         values["cutoffs"] = tuple(int(cutoff) for cutoff in cutoffs)
     except ValueError:
         raise ValueError(
-            f"--cutoffs must be integers separated by commas. Received: {','.join(cutoffs)!r}."
+            "--cutoffs must be integers separated by commas, or auto. Received: "
+            f"{','.join(cutoffs)!r}."
         ) from None
     return values
 
@@ -306,9 +335,9 @@ def as_flagfile() -> str:
 def take_missing_from(flagfile_lines):
     """Sets the flags that the command line does not give to the values of a recorded run."""
     for line in flagfile_lines:
-        name, _, value = line.strip().removeprefix("--").partition("=")
+        name, equals, value = line.strip().removeprefix("--").partition("=")
         negated = name.startswith("no") and name.removeprefix("no") in flags.FLAGS
         name = name.removeprefix("no") if negated else name
         flag = flags.FLAGS[name]
         if not flag.present:
-            flag.parse("false" if negated else value or "true")
+            flag.parse("false" if negated else value if equals else "true")

@@ -3,8 +3,17 @@
 import os
 
 import flags
-from data_utils import GivenVocabulary, load_corpus, load_vocabulary, prepare
+import init_flags
+from data_utils import (
+    GivenVocabulary,
+    PreparedCorpus,
+    WordVocabulary,
+    load_corpus,
+    load_vocabulary,
+    prepare,
+)
 from transformer_xl import TransformerXL
+from transformer_xl.auto_cutoffs import auto_cutoffs
 from transformer_xl.pretrained import load_from
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import resolve_precision
@@ -23,7 +32,7 @@ def recorded_run():
         )
     with open(os.path.join(directory, "flags.txt"), encoding="utf-8") as lines:
         flags.take_missing_from(lines)
-    record.check(directory, flags.model_config(record.model.vocab_size))
+    record.check(directory, flags.model_config(record.model.vocab_size, record.model.cutoffs))
     return directory, record
 
 
@@ -32,8 +41,8 @@ def given_weights(config):
     path = flags.INIT_FROM.value
     if path is None:
         return None, None
-    model, tokens = load_from(path, flags.given_model_values(), **model_settings(config))
-    flags.set_model(model.config)
+    model, tokens = load_from(path, init_flags.given_model_values(), **model_settings(config))
+    init_flags.set_model(model.config)
     own = os.path.join(path, "vocabulary")  # a run's
     if os.path.isfile(own):
         return model, load_vocabulary(own)
@@ -64,19 +73,33 @@ def trained_model():
     return config, best_model(directory, record, config), vocabulary
 
 
-def prepared(directory, vocabulary, say):
-    """The corpus, in a given vocabulary or, without, in its own."""
-    data = prepare(
-        load_corpus(flags.CORPUS.value, flags.DATA_DIR.value),
-        os.path.join(directory, "data"),
-        min_count=flags.VOCABULARY_MIN_COUNT.value,
-        max_size=flags.VOCABULARY_SIZE.value,
-        progress=say,
-        tokens=None if vocabulary is None else vocabulary.tokens,
-    )
+def prepared(directory, vocabulary, say) -> PreparedCorpus:
+    """The corpus of the flags, in a given vocabulary or, without, in its own."""
+    given = {}
+    if vocabulary is not None:
+        if not isinstance(vocabulary, WordVocabulary):
+            raise ValueError(
+                "--init_from can prepare text for vocabularies of words only. Received weights "
+                f"with a {type(vocabulary).__name__}: train on where they were trained, in their "
+                "--workdir."
+            )
+        given = {"tokens": vocabulary.tokens, "tokenization": vocabulary.tokenization}
+    settings = {**flags.preparation(), **given}
+    corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value, flags.DOWNLOAD_DIR.value, say)
+    data = prepare(corpus, os.path.join(directory, "data"), progress=say, **settings)
     for warning in data.warnings:
         say(f"warning: {warning}")
     return data
+
+
+def chosen_cutoffs(data, model_config, train_config, say) -> tuple[int, ...]:
+    """What --cutoffs=auto means for a vocabulary."""
+    if not flags.cutoffs_are_automatic():
+        return ()
+    tokens_per_step = train_config.batch_size * train_config.segment_length
+    chosen = auto_cutoffs(data.counts, flags.MAX_CLUSTERS.value, model_config, tokens_per_step)
+    say(f"cutoffs {','.join(map(str, chosen)) or 'none: one cluster is fastest'}")
+    return chosen
 
 
 def workdir_for_results():

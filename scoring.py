@@ -78,7 +78,9 @@ class LineScorer:
             for line in lines:
                 tokens = vocabulary.tokenize(f"{line}\n")
                 encoded = vocabulary.encode(tokens)
-                waiting.append((tokens, encoded == vocabulary.unk_id))
+                # Vocabularies that can write any text have no `<unk>`.
+                unk = -1 if vocabulary.unk_id is None else vocabulary.unk_id
+                waiting.append((tokens, encoded == unk))
                 yield encoded
 
         for scores in self._score(lines=ids(), **self._arguments):
@@ -117,11 +119,17 @@ def as_tsv(score: dict) -> str:
     """A line's score as rows of `TSV_HEADER`: a row for each token, and one for the total.
 
     The total's place is "total", its token how many tokens there are, and `unknown` how many of
-    them are unknown.
+    them are unknown. Line ends and tabs among characters are written `\\n` and `\\t`.
     """
     rows = [
-        f"{score['line']}\t{place}\t{row['token']}\t{row['log_prob']:.6f}\t{row['unknown']:d}"
+        f"{score['line']}\t{place}\t{_one_cell(row['token'])}\t{row['log_prob']:.6f}\t"
+        f"{row['unknown']:d}"
         for place, row in enumerate(score["tokens"], start=1)
     ]
     total = (score["num_tokens"], f"{score['log_prob']:.6f}", score["num_unknown"])
     return "\n".join([*rows, "\t".join(map(str, (score["line"], "total", *total)))])
+
+
+def _one_cell(token) -> str:
+    """A token of any vocabulary, bytes are integers, without what ends a cell."""
+    return str(token).replace("\t", r"\t").replace("\n", r"\n").replace("\r", r"\r")

@@ -2,6 +2,7 @@
 
   python train.py                                  trains the demo on the built-in corpus
   python train.py --flagfile=configs/wikitext103_base.flags --data_dir=DIR
+  python train.py --mode=prepare --corpus=wikitext103
   python train.py --mode=eval --workdir=DIR --eval_memory_length=640
   python train.py --mode=generate --workdir=DIR --prompt="The President"
   python train.py --mode=score --workdir=DIR --input_file=FILE
@@ -24,10 +25,11 @@ from absl import app, logging
 from absl import flags as absl_flags
 
 import flags
-from data_utils import TrainSegments, open_prepared
-from evaluation import Evaluator
+from data_utils import TrainSegments, open_prepared, preparation_report
+from evaluation import eval_batches, split_report
 from run_inputs import (
     best_model,
+    chosen_cutoffs,
     given_weights,
     model_settings,
     prepared,
@@ -41,6 +43,7 @@ from transformer_xl.config import evaluation_lengths
 from transformer_xl.generate import generate
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import compiles_with_xla, device_name, resolve_precision
+from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.loop import DivergedError, train
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.report import Reporter, results_table
@@ -65,6 +68,7 @@ def main(argv):
             "eval": _set_up_eval,
             "generate": _set_up_generate,
             "score": _set_up_score,
+            "prepare": _prepare_only,
         }[flags.MODE.value]()
     except (ValueError, OSError, ImportError) as error:
         _fail(f"error: {error}", 2)
@@ -83,7 +87,7 @@ def parse_flags(argv):
     )
     try:
         rest = values(argv)
-        if flags.MODE.value == "train" and not recipe and not values["corpus"].present:
+        if flags.MODE.value in ("train", "prepare") and not recipe and not values["corpus"].present:
             # No recipe and no corpus: the demo, with what is given on the command line.
             values.unparse_flags()
             rest = values([argv[0], f"--flagfile={_DEMO}", *argv[1:]])
@@ -100,16 +104,26 @@ def _set_up_training():
     record = read_record(directory)
     resolved = resolve_precision(train_config, record and record.train)
     model, vocabulary = given_weights(resolved)
-    model_config = flags.model_config()
+    chosen = record.model.cutoffs if record else ()
+    model_config = flags.model_config(automatic_cutoffs=chosen)
     eval_lengths = evaluation_lengths(model_config, train_config)
     if record is not None:
         record.check(directory, model_config, train_config)
     train_config = resolved
     _say(f"run directory {directory}")
     data = prepared(directory, vocabulary, _say)
-    model_config = flags.model_config(data.vocabulary.size)
+    if record is None:
+        chosen = chosen_cutoffs(data, model_config, train_config, _say)
+    model_config = flags.model_config(data.vocabulary.size, chosen)
     segments = TrainSegments(
-        data.arrays["train"], train_config.batch_size, train_config.segment_length
+        data.arrays["train"],
+        train_config.batch_size,
+        train_config.segment_length,
+        documents=data.documents["train"],
+        shuffle_documents=data.has_sentences,
+        roll=train_config.roll_streams,
+        variable_length=train_config.variable_length,
+        seed=train_config.seed,
     )
     described = {"corpus": data.name, "fingerprint": data.fingerprint}
     if record is not None:
@@ -122,6 +136,17 @@ def _set_up_training():
     )
 
 
+def _prepare_only():
+    directory, train_config = flags.workdir(), flags.train_config()
+    _, vocabulary = given_weights(resolve_precision(train_config))
+    model_config = flags.model_config()
+    _say(f"run directory {directory}")
+    data = prepared(directory, vocabulary, _say)
+    chosen = chosen_cutoffs(data, model_config, train_config, _say)
+    report = preparation_report(data, flags.model_config(data.vocabulary.size, chosen).cutoffs)
+    return lambda: _say(f"\n{report}")
+
+
 def _train(directory, model_config, config, eval_lengths, data, segments, model):
     keras.utils.set_random_seed(config.seed)
     if model is None:
@@ -132,9 +157,9 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
     checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer)
     memory = model.initial_memory(config.batch_size)
     step = checkpoints.last_step()
-    evaluator = Evaluator(model, config, eval_lengths, data)
+    evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))
     _say(
-        f"{model.count_params():,} parameters, {data.vocabulary.size:,} words, "
+        f"{model.count_params():,} parameters, {data.vocabulary.size:,} types, "
         f"{len(data.arrays['train']):,} training tokens, {segments.steps_per_epoch:,} steps an "
         f"epoch, {config.precision}{' with XLA' if jit_compile else ''} on {device_name()}"
     )
@@ -152,6 +177,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
         checkpoints,
         reporter,
         stop.requested,
+        segments.in_document if config.reset_memory else None,
     )
     reporter.draw()
     reporter.close()
@@ -163,9 +189,9 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
     checkpoints.restore_best()
     # Validated in full, they need not be again.
     known = None if config.eval_steps else float(checkpoints.best_nll)
-    results = {"valid": evaluator.report("valid", nll=known)}
+    results = {"valid": split_report(evaluator, data, "valid", nll=known)}
     if "test" in data.splits:
-        results["test"] = evaluator.report("test")
+        results["test"] = split_report(evaluator, data, "test")
     else:
         _say("the corpus has no test split")
     results["best_step"] = int(checkpoints.best_step)
@@ -204,8 +230,8 @@ def _set_up_eval():
         )
 
     def run():
-        evaluator = Evaluator(model, config, lengths, data)
-        results = {split: evaluator.report(split) for split in splits}
+        evaluator = Evaluator(model, config, lengths, eval_batches(data))
+        results = {split: split_report(evaluator, data, split) for split in splits}
         path = os.path.join(directory, "eval.json")
         write_atomically(path, json.dumps(results, indent=2) + "\n")
         _say(results_table(results))
@@ -219,13 +245,7 @@ def _set_up_generate():
         raise ValueError("--top_p must be above 0. Received: 0. Use --temperature=0 instead.")
     config, model, vocabulary = trained_model()
     prompt = vocabulary.encode_text(flags.PROMPT.value)
-    unknown = sorted(
-        {
-            word
-            for word in vocabulary.tokenize(flags.PROMPT.value)
-            if vocabulary.encode([word])[0] == vocabulary.unk_id
-        }
-    )
+    unknown = vocabulary.unknown_tokens(flags.PROMPT.value)
     if unknown:
         _say(f"warning: not in the vocabulary, read as <unk>: {' '.join(unknown)}")
 

@@ -37,7 +37,7 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
     The slope of a row's loss along its logits is `weight * (mass * softmax - label)`, where the
     mass is the label's sum. To multiply and to subtract there would take passes over `[T, V]`. So
     the weights go into what the softmax is multiplied by, and labels are subtracted from the
-    products: what stands at the targets by the caller, once for all chunks.
+    products: what stands at the targets by the caller, with `add_targets`.
 
     Args:
       inputs, table, bias, columns: see `Sources`.
@@ -115,13 +115,15 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
     return nll, slopes, present(Sources(to_inputs, to_table, to_bias, of_columns))
 
 
-def add_targets(gradients, inputs, num_columns, has_bias, targets, slopes):
+def add_targets(gradients, sources: Sources, targets, slopes):
     """The gradients with what the targets' labels add to the table's and to the bias'."""
+    if slopes is None:
+        return gradients
     to_inputs, to_table, *rest = gradients
-    places = tf.minimum(targets, num_columns - 1)[:, None]
-    rows = slopes[:, None] * tf.cast(inputs, tf.float32)
+    places = tf.minimum(targets, sources.table.shape[0] - 1)[:, None]
+    rows = slopes[:, None] * tf.cast(sources.inputs, tf.float32)
     to_table = tf.tensor_scatter_nd_add(to_table, places, rows)
-    if has_bias:
+    if sources.bias is not None:
         rest[0] = tf.tensor_scatter_nd_add(rest[0], places, slopes)
     return (to_inputs, to_table, *rest)
 

@@ -108,22 +108,15 @@ def _run(sources: Sources, targets, weights, rows, chunk_rows, smoothing) -> _Re
     inputs = sources.inputs
     # In the dtype of products once, and not in each chunk.
     sources = sources._replace(table=tf.cast(sources.table, inputs.dtype))
-    num_columns = sources.table.shape[0]
     num_rows = inputs.shape[0]
     if num_rows is None:
         num_rows = tf.shape(inputs)[0]
     if chunk_rows is None:
-        chunk_rows = rows_per_chunk(num_rows, num_columns, few=rows is not None)
-
-    def result(nll, slopes, gradients):
-        if weights is None:
-            return _Result(nll, ())
-        has_bias = sources.bias is not None
-        added = add_targets(gradients, inputs, num_columns, has_bias, targets, slopes)
-        return _Result(nll, added)
+        chunk_rows = rows_per_chunk(num_rows, sources.table.shape[0], few=rows is not None)
 
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
-        return result(*_chunk(*sources, targets, weights, smoothing))
+        nll, slopes, gradients = _chunk(*sources, targets, weights, smoothing)
+        return _Result(nll, add_targets(gradients, sources, targets, slopes))
 
     wanted = num_rows if rows is None else rows.count
     num_chunks = (wanted + chunk_rows - 1) // chunk_rows
@@ -142,31 +135,19 @@ def _run(sources: Sources, targets, weights, rows, chunk_rows, smoothing) -> _Re
         chunk_smoothing = smoothing
         if smoothing is not None:
             chunk_smoothing = smoothing._replace(target=tf.gather(smoothing.target, index))
-        chunk_nll, slopes, gradients = _chunk(
-            tf.gather(inputs, index),
-            *sources[1:],
-            tf.gather(targets, index),
-            chunk_weights,
-            chunk_smoothing,
-        )
-
-        def scattered(total, values):
-            return tf.tensor_scatter_nd_add(total, index[:, None], values)
-
-        nll = scattered(nll, tf.where(real, chunk_nll, 0.0))
+        part = sources._replace(inputs=tf.gather(inputs, index))
+        chunk_targets = tf.gather(targets, index)
+        chunk_nll, slopes, gradients = _chunk(*part, chunk_targets, chunk_weights, chunk_smoothing)
+        nll = tf.tensor_scatter_nd_add(nll, index[:, None], tf.where(real, chunk_nll, 0.0))
         if weights is not None:
-            to_inputs, *others = gradients
-            sums = (
-                scattered(sums[0], slopes),
-                scattered(sums[1], to_inputs),
-                *(total + more for total, more in zip(sums[2:], others)),
-            )
+            to_inputs = tf.tensor_scatter_nd_add(sums[0], index[:, None], gradients[0])
+            others = (total + more for total, more in zip(sums[1:], gradients[1:]))
+            # Into the sums, where it happens in place.
+            sums = add_targets((to_inputs, *others), part, chunk_targets, slopes)
         return chunk + 1, nll, *sums
 
-    empty = []
-    if weights is not None:
-        empty = [tf.zeros(tf.shape(one)) for one in (targets, *present(sources))]
-    _, nll, *sums = tf.while_loop(
+    empty = () if weights is None else [tf.zeros(tf.shape(one)) for one in present(sources)]
+    _, nll, *gradients = tf.while_loop(
         lambda chunk, *_: chunk < num_chunks,
         body,
         (tf.constant(0), tf.zeros([num_rows]), *empty),
@@ -174,7 +155,7 @@ def _run(sources: Sources, targets, weights, rows, chunk_rows, smoothing) -> _Re
         # A bound for XLA, which needs one where this is differentiated: second derivatives.
         maximum_iterations=-(-num_rows // chunk_rows),
     )
-    return result(nll, sums[0] if sums else None, sums[1:])
+    return _Result(nll, tuple(gradients))
 
 
 def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least: int = 64):

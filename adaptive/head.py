@@ -268,7 +268,9 @@ class SoftmaxHead(keras.layers.Layer):
     def _nll(self, features, ranks, training):
         nll = tf.zeros(tf.shape(ranks))
         for *arguments, smoothing, columns in self._parts(features, ranks, training):
-            nll += linear_nll(*arguments, smoothing=smoothing, columns=columns)
+            # One after another: at the same time each would need the memory of its chunks.
+            with tf.control_dependencies([nll]):
+                nll += linear_nll(*arguments, smoothing=smoothing, columns=columns)
         return nll
 
     def _loss(self, features, ranks, weights, training):
@@ -276,10 +278,11 @@ class SoftmaxHead(keras.layers.Layer):
         for part in self._parts(features, ranks, training):
             *arguments, rows, smoothing, columns = part
             kind = {"rows": rows, "smoothing": smoothing, "columns": columns}
-            if training:
-                total += linear_loss(*arguments, weights, **kind)
-            else:
-                total += tf.reduce_sum(weights * linear_nll(*arguments, **kind))
+            with tf.control_dependencies([total]):
+                if training:
+                    total += linear_loss(*arguments, weights, **kind)
+                else:
+                    total += tf.reduce_sum(weights * linear_nll(*arguments, **kind))
         return total
 
     def _parts(self, features, ranks, training):

@@ -4,7 +4,7 @@
 `EvalSegments` cut them into batches. The contract:
 
 - Ids are sorted by falling frequency in the training split, `<eos>` and `<unk>` among them, as the
-  adaptive layers need it.
+  adaptive layers need it; or they are those of a model whose vocabulary is given.
 - Every line ends in one `<eos>`, which preparation adds. WikiText's empty lines are lines; in
   `text` and `sotu` they are dropped, and a line is a paragraph.
 - A split is one array `[N]`, uint16 or int32, in the order of the text, memory-mapped.
@@ -16,27 +16,40 @@
 Shape letters: B batch, L segment length, N tokens of a split, V vocabulary.
 """
 
-from .corpora import CORPUS_NAMES, Corpus, ExpectedCounts, load_corpus
+from .base_vocabulary import Vocabulary
+from .corpora import CORPUS_NAMES
 from .corpus import prepare
-from .given_vocabulary import GivenVocabulary, load_vocabulary
+from .found_corpus import Corpus, ExpectedCounts
+from .given_vocabulary import GivenVocabulary
+from .loading import default_download_dir, load_corpus
 from .prepared import PreparedCorpus, open_prepared
+from .prepared_report import preparation_report
 from .segments import Batch, EvalSegments, TrainSegments
+from .symbol_vocabularies import ByteVocabulary, CharacterVocabulary, PieceVocabulary
 from .unigram import unigram_nll
+from .vocabularies import VOCABULARY_KINDS, load_vocabulary
 from .vocabulary import WordVocabulary
 
 __all__ = [
     "CORPUS_NAMES",
+    "VOCABULARY_KINDS",
     "Batch",
+    "ByteVocabulary",
+    "CharacterVocabulary",
     "Corpus",
     "EvalSegments",
     "ExpectedCounts",
     "GivenVocabulary",
+    "PieceVocabulary",
     "PreparedCorpus",
     "TrainSegments",
+    "Vocabulary",
     "WordVocabulary",
+    "default_download_dir",
     "load_corpus",
     "load_vocabulary",
     "open_prepared",
+    "preparation_report",
     "prepare",
     "unigram_nll",
 ]

@@ -1,26 +1,34 @@
 """Preparation: a corpus becomes one flat array of ids per split, in a folder of its own.
 
-The folder appears whole or not at all; `prepared.py` says what is in it.
+Text is read once and cut into blocks; processes turn blocks into provisional ids and count them;
+the vocabulary is made of the counts; and provisional ids become ids. The folder appears whole or
+not at all; `prepared.py` says what is in it.
 """
 
-import collections
+import fcntl
+import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from .corpora import Corpus
-from .given_vocabulary import GivenVocabulary, digest_tokens
-from .id_arrays import id_dtype, write_ids
+from .block_encoders import Types, merge_types
+from .blocks import Block, cut_characters, cut_lines
+from .documents import DocumentFinder
+from .encoding_pool import EncodingPool, make_pool
+from .found_corpus import Corpus, source_identity
+from .id_arrays import ShardWriter, id_dtype
 from .prepared import (
     FORMAT,
     META,
     VOCABULARY,
     PreparedCorpus,
-    array_path,
+    array_paths,
+    documents_path,
     is_occupied,
     json_digest,
     open_prepared,
@@ -28,11 +36,14 @@ from .prepared import (
     seal,
     write_meta,
 )
-from .tokenization import EOS, line_tokenizer
-from .vocabulary import WordVocabulary
+from .settings import PreparationSettings, train_pieces
+from .vocabularies import vocabulary_from_counts
 
-_BLOCK_TOKENS = 1 << 18
-_REPORT_TOKENS = 10_000_000
+_REPORT_BYTES = 64 << 20
+# Smaller corpora are done before another process has started.
+_BYTES_FOR_PROCESSES = 16 << 20
+_STALE_SECONDS = 60
+_LOCK = "lock"
 
 Progress = Callable[[str], None]
 
@@ -43,77 +54,112 @@ def prepare(
     min_count: int | None = None,
     max_size: int | None = None,
     progress: Progress | None = None,
+    vocabulary: str | None = None,
+    lowercase: bool = False,
+    piece_model: str = "unigram",
+    num_processes: int | None = None,
     tokens: Sequence[str] | None = None,
+    tokenization: str | None = None,
 ) -> PreparedCorpus:
     """Prepares a corpus in `directory`, or verifies and opens what was prepared there before.
 
-    Everything is written into a hidden folder beside `directory`, which is then renamed. (A
-    process that is killed outright leaves `.NAME.*.partial` there, which may be deleted.)
+    Everything is written into a hidden folder beside `directory`, which is then renamed. What a
+    process that was killed outright left there is removed by the next preparation. Memory grows
+    with the number of different words, and not with the text; the disk must hold the ids twice.
 
     Args:
         corpus: what `load_corpus` found.
         directory: a folder that does not exist, is empty, or was prepared from the same source
             with the same settings.
-        min_count: rarer words of the training split are `<unk>`. None: the corpus' own minimum.
-        max_size: the most tokens the vocabulary may have. None: no limit.
+        min_count: rarer words (or characters) of the training split are `<unk>`. None: the corpus'
+            own minimum for words, 1 for characters.
+        max_size: the most tokens the vocabulary may have; for sentencepiece, how many it has.
+            None: no limit; sentencepiece needs one, unless a model is given.
         progress: is called with short messages.
-        tokens: of a model, in the order of its ids; they are then the vocabulary, and the two
-            limits have no effect. None: the vocabulary is counted.
+        vocabulary: one of `VOCABULARY_KINDS`. None: the corpus' own kind.
+        lowercase: whether text is lower-cased first.
+        piece_model: for sentencepiece, "unigram" or "bpe", to be trained on the training split, or
+            the path of a model.
+        num_processes: how many work. None: as many as there are processors, for text that is worth
+            it. The result does not depend on it.
+        tokens: of a model, words in the order of its ids; they are then the vocabulary, and the two
+            limits and `piece_model` have no effect. None: the vocabulary is counted.
+        tokenization: how `tokens` are found in text, one of `tokenization.RULES`. None: as the
+            corpus has it.
 
     Raises:
         ValueError: `directory` holds something else or was damaged; a split has no tokens; the
-            text is not UTF-8; limits are too low. `directory` is then as it was.
+            text is not UTF-8; limits are too low; settings contradict each other; `tokens` are no
+            vocabulary. `directory` is then as it was.
+        ChildProcessError: a process was killed from outside.
     """
     directory = Path(directory).resolve()
     report = progress or (lambda message: None)
-    settings = {
-        "min_count": corpus.min_count if min_count is None else min_count,
-        "max_size": max_size,
-    }
     if tokens is not None:
-        settings = {"vocabulary": digest_tokens(tokens)}
-    identity = {"format": FORMAT, "source": corpus.fingerprint(), "settings": settings}
-    meta = {
-        **identity,
-        "fingerprint": json_digest(identity),
-        "corpus": corpus.name,
-        "unit": corpus.unit,
-    }
+        settings = PreparationSettings.of_model(corpus, tokens, tokenization, vocabulary, lowercase)
+    elif tokenization is not None:
+        raise ValueError(f"A tokenization is for given tokens. Received {tokenization!r} alone.")
+    else:
+        settings = PreparationSettings.resolve(
+            corpus, vocabulary, lowercase, min_count, max_size, piece_model
+        )
+    if num_processes is not None and num_processes < 1:
+        raise ValueError(f"num_processes must be at least 1. Received: {num_processes}.")
     if is_occupied(directory):
-        return _reopen(directory, meta, report)
+        return _reopen(corpus, directory, settings, report)
 
     directory.parent.mkdir(parents=True, exist_ok=True)
+    _remove_stale(directory)
     partial = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.partial")
     partial.mkdir()
     try:
-        _write(corpus, partial, meta, report, tokens)
+        with open(partial / _LOCK, "wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _Preparation(corpus, partial, settings, report, num_processes).run()
+            (partial / _LOCK).unlink()
         try:
             os.rename(partial, directory)
         except OSError:
             # Another process may have prepared the same in the meantime.
             if not is_occupied(directory):
                 raise
-            return _reopen(directory, meta, report)
+            return _reopen(corpus, directory, settings, report)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return open_prepared(directory)
 
 
-def _reopen(directory: Path, meta: dict, report: Progress) -> PreparedCorpus:
+def _remove_stale(directory: Path) -> None:
+    """Removes what killed preparations of the same folder left: no process holds its lock."""
+    for partial in directory.parent.glob(f".{directory.name}.*.partial"):
+        try:
+            if time.time() - partial.stat().st_mtime < _STALE_SECONDS:
+                continue  # Perhaps its process has not got so far as to lock it.
+            with open(partial / _LOCK, "rb") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(partial, ignore_errors=True)
+        except OSError:
+            continue
+
+
+def _reopen(
+    corpus: Corpus, directory: Path, settings: PreparationSettings, report: Progress
+) -> PreparedCorpus:
     if not (directory / META).is_file():
         raise ValueError(
             f"{directory} must be a new folder or a prepared corpus. It is not empty and has no "
             f"{META}: choose another folder, or delete it if it is a damaged corpus."
         )
     found = read_meta(directory)
-    if found["fingerprint"] != meta["fingerprint"]:
-        differences = [
-            f"{name} is {found['settings'].get(name)} there, {meta['settings'].get(name)} now"
-            for name in {**meta["settings"], **found["settings"]}
-            if found["settings"].get(name) != meta["settings"].get(name)
-        ]
-        if found["source"] != meta["source"]:
-            differences.append(f"the text is another (corpus {found['corpus']} there)")
+    there, now = found["settings"], dict(settings.items())
+    differences = [
+        f"{name} is {there.get(name)} there, {now.get(name)} now"
+        for name in {**now, **there}
+        if there.get(name) != now.get(name)
+    ]
+    if found["source"] != corpus.fingerprint():
+        differences.append(f"the text is another (corpus {found['corpus']} there)")
+    if differences:
         raise ValueError(
             f"{directory} was prepared from another source or with other settings: "
             f"{'; '.join(differences)}. Choose another folder, or delete this one."
@@ -122,130 +168,163 @@ def _reopen(directory: Path, meta: dict, report: Progress) -> PreparedCorpus:
     return open_prepared(directory)
 
 
-def _write(
-    corpus: Corpus,
-    directory: Path,
-    meta: dict,
-    report: Progress,
-    given_tokens: Sequence[str] | None,
-) -> None:
+class _Preparation:
     """Writes all files of a prepared corpus into an empty folder."""
-    settings = meta["settings"]
-    report(f"{corpus.name}: counting the words of train")
-    counts: collections.Counter[str] = collections.Counter()
-    for tokens in _Reader(corpus, "train", report).blocks():
-        counts.update(tokens)
-    if given_tokens is None:
-        vocabulary = WordVocabulary.from_counts(
-            counts, settings["min_count"], settings["max_size"], corpus.tokenization
+
+    def __init__(self, corpus, directory, settings, report, num_processes):
+        self._corpus, self._directory = corpus, directory
+        self._settings, self._report = settings, report
+        self._splits = list(corpus.splits)
+        self._source_bytes = dict.fromkeys(self._splits, 0)
+        self._source_starts: dict[str, list[int]] = {}  # Of each source: its first block.
+        self._num_bytes = sum(s.num_bytes for split in corpus.sources.values() for s in split)
+        if num_processes is None:
+            small = self._num_bytes < _BYTES_FOR_PROCESSES
+            num_processes = 1 if small else len(os.sched_getaffinity(0))
+        self._num_processes = num_processes
+
+    def run(self) -> None:
+        model = train_pieces(self._corpus, self._settings, self._report)
+        with make_pool(
+            self._settings.for_encoders(),
+            len(self._splits),
+            model,
+            self._directory,
+            self._num_processes,
+        ) as pool:
+            digests = {split: list(self._read(split, pool)) for split in self._splits}
+            types = pool.finish()
+            for split, measures in zip(self._splits, pool.measures, strict=True):
+                if not measures.tokens:
+                    names = ", ".join(s.name for s in self._corpus.sources[split][:3])
+                    raise ValueError(
+                        f"Every split of a corpus needs text. {split} of {self._corpus.name} has "
+                        f"none: {names}."
+                    )
+            vocabulary, lookups, unknown = self._number(types, model)
+            del types
+            vocabulary.save(self._directory / VOCABULARY)
+            self._report(f"{self._corpus.name}: {vocabulary.size:,} types")
+            splits = self._write(pool, vocabulary, lookups, unknown)
+        source = source_identity(self._corpus, digests)
+        identity = {"format": FORMAT, "source": source, "settings": dict(self._settings.items())}
+        warnings = [
+            *self._corpus.notes,
+            *_unexpected(self._corpus, self._settings, vocabulary.size, splits),
+        ]
+        write_meta(
+            self._directory,
+            {
+                **identity,
+                "fingerprint": json_digest(identity),
+                "corpus": self._corpus.name,
+                "unit": self._corpus.unit,
+                "has_sentences": self._corpus.has_sentences and self._settings.has_lines,
+                "dtype": id_dtype(vocabulary.size).str,
+                "vocabulary": seal(self._directory / VOCABULARY),
+                "splits": splits,
+                "warnings": warnings,
+            },
         )
-    else:
-        vocabulary = GivenVocabulary.from_tokens(given_tokens, counts, corpus.tokenization)
-    del counts
-    vocabulary.save(directory / VOCABULARY)
-    report(f"{corpus.name}: {vocabulary.size:,} types")
 
-    dtype = id_dtype(vocabulary.size)
-    splits = {
-        split: _write_split(corpus, split, directory, vocabulary, dtype, report)
-        for split in corpus.splits
-    }
-    warnings = [*corpus.notes, *_unexpected(corpus, settings, vocabulary.size, splits)]
-    write_meta(
-        directory,
-        {
-            **meta,
-            "dtype": dtype.str,
-            "vocabulary": seal(directory / VOCABULARY),
-            "splits": splits,
-            "warnings": warnings,
-        },
-    )
+    def _read(self, split: str, pool: EncodingPool) -> Iterator[str]:
+        """Gives all blocks of a split to the pool; yields the sha256 of each source."""
+        name, number = self._corpus.name, self._splits.index(split)
+        self._report(f"{name}: reading {split}, counting")
+        cut = cut_lines if self._settings.has_lines else cut_characters
+        sources = self._corpus.sources[split]
+        num_reported = 0
+        starts = self._source_starts[split] = []
+        for i, source in enumerate(sources):
+            sha256 = hashlib.sha256()
+            starts.append(len(pool.entries))
+            ends_line = True
+            for block in cut(source, sha256):
+                pool.submit(block, number, source.name)
+                ends_line = block.data.endswith((b"\n", b"\r"))
+                self._source_bytes[split] += len(block.data)
+                if self._source_bytes[split] - num_reported >= _REPORT_BYTES:
+                    num_reported = self._source_bytes[split]
+                    self._report(
+                        f"{name}: {split}, {num_reported >> 20:,} MB of text read, "
+                        f"{sum(m.tokens for m in pool.measures):,} tokens"
+                    )
+            if not ends_line and i + 1 < len(sources):
+                # Two files are two lines, also where lines are not cut.
+                pool.submit(Block(b"\n", 0, False), number, source.name)
+            yield sha256.hexdigest()
 
+    def _number(self, types: list[Types], model: bytes):
+        """The vocabulary, the ids of each process' provisional ids, and unknown tokens by split."""
+        totals, places = merge_types(types)
+        train = self._splits.index("train")
+        counts = {token: int(n[train]) for token, n in totals.items() if n[train]}
+        needs_unk = len(counts) < len(totals)
+        vocabulary = vocabulary_from_counts(self._settings, counts, needs_unk, model)
+        ids = {token: i for i, token in enumerate(vocabulary.tokens)}
+        unk = vocabulary.unk_id
+        final = np.array([ids.get(token, -1 if unk is None else unk) for token in totals], np.int64)
+        if (final < 0).any():
+            # Pieces without occurrences; no id in the text leads there.
+            final[final < 0] = 0
+        unknown = dict.fromkeys(self._splits, 0)
+        if unk is not None:
+            for row, i in zip(totals.values(), final, strict=True):
+                if i == unk:
+                    for split, n in zip(self._splits, row.tolist(), strict=True):
+                        unknown[split] += n
+        dtype = id_dtype(vocabulary.size)
+        return vocabulary, [final[place].astype(dtype) for place in places], unknown
 
-def _write_split(
-    corpus: Corpus,
-    split: str,
-    directory: Path,
-    vocabulary: WordVocabulary,
-    dtype: np.dtype,
-    report: Progress,
-) -> dict:
-    """Writes the array of a split; returns what the meta file says about it."""
-    reader = _Reader(corpus, split, report)
-    num_tokens = num_unknown = 0
-
-    def blocks() -> Iterator[np.ndarray]:
-        nonlocal num_tokens, num_unknown
-        for tokens in reader.blocks():
-            ids = vocabulary.encode(tokens)
-            num_tokens += ids.size
-            num_unknown += int(np.count_nonzero(ids == vocabulary.unk_id))
-            yield ids
-
-    path = array_path(directory, split)
-    write_ids(path, blocks(), dtype)
-    if not num_tokens:
-        raise ValueError(
-            f"Every split of a corpus needs text. {split} of {corpus.name} has none: "
-            f"{', '.join(source.name for source in corpus.sources[split][:3])}."
-        )
-    report(
-        f"{corpus.name}: {split} has {num_tokens:,} tokens, {num_unknown / num_tokens:.2%} unknown"
-    )
-    return {
-        "tokens": num_tokens,
-        "unknown": num_unknown,
-        "characters": reader.num_characters,
-        "words": reader.num_words,
-        **seal(path),
-    }
-
-
-class _Reader:
-    """Streams one split as blocks of tokens, with `<eos>`, and measures its text on the way."""
-
-    def __init__(self, corpus: Corpus, split: str, report: Progress):
-        self.num_characters = 0
-        self.num_words = 0
-        self._corpus = corpus
-        self._split = split
-        self._report = report
-
-    def blocks(self) -> Iterator[list[str]]:
-        tokenize = line_tokenizer(self._corpus.tokenization)
-        tokens: list[str] = []
-        num_tokens = num_reported = 0
-        for text in self._corpus.texts(self._split):
-            line = tokenize(text)
-            self.num_characters += len(text) + 1
-            # Splitting takes a quarter of the time: not twice where it has been done.
-            self.num_words += len(line if tokenize is str.split else text.split()) + 1
-            tokens += line
-            tokens.append(EOS)
-            if len(tokens) >= _BLOCK_TOKENS:
-                num_tokens += len(tokens)
-                yield tokens
-                tokens = []
-                if num_tokens - num_reported >= _REPORT_TOKENS:
-                    num_reported = num_tokens
-                    self._report(f"{self._corpus.name}: {self._split}, {num_tokens:,} tokens read")
-        if tokens:
-            yield tokens
+    def _write(self, pool: EncodingPool, vocabulary, lookups, unknown) -> dict[str, dict]:
+        """Writes the arrays of all splits; returns what the meta file says about them."""
+        dtype = id_dtype(vocabulary.size)
+        entries = pool.ids()
+        result = {}
+        number = 0
+        for index, split in enumerate(self._splits):
+            measures = pool.measures[index]
+            documents = DocumentFinder(self._corpus.documents, vocabulary)
+            starts = set(self._source_starts[split])
+            paths = array_paths(self._directory, split, measures.tokens)
+            with ShardWriter(paths, dtype, measures.tokens) as writer:
+                while number < len(pool.entries) and pool.entries[number].split == index:
+                    entry, provisional = next(entries)
+                    ids = lookups[entry.process][provisional]
+                    documents.see(ids, number in starts)
+                    writer.write(ids)
+                    number += 1
+            np.save(documents_path(self._directory, split), documents.starts())
+            self._report(
+                f"{self._corpus.name}: {split} has {measures.tokens:,} tokens, "
+                f"{unknown[split] / measures.tokens:.2%} unknown"
+            )
+            result[split] = {
+                "tokens": measures.tokens,
+                "unknown": unknown[split],
+                "characters": measures.characters,
+                "words": measures.words,
+                "source_bytes": self._source_bytes[split],
+                "files": {path.name: seal(path) for path in paths},
+                "documents": seal(documents_path(self._directory, split)),
+            }
+        return result
 
 
-def _unexpected(corpus: Corpus, settings: dict, num_types: int, splits: dict) -> list[str]:
-    """A warning where a corpus does not have the counts it is known for."""
-    if corpus.expected is None:
+def _unexpected(
+    corpus: Corpus, settings: PreparationSettings, num_types: int, splits: dict
+) -> list[str]:
+    """What to tell the user where the corpus is not the one that was published."""
+    if corpus.expected is None or not settings.is_as_published(corpus):
         return []
     differences = [
         f"{split} has {splits[split]['tokens']:,} tokens, not {tokens:,}"
         for split, tokens in corpus.expected.tokens.items()
         if splits[split]["tokens"] != tokens
     ]
-    is_default = settings == {"min_count": corpus.min_count, "max_size": None}
-    if is_default and num_types != corpus.expected.types:
-        differences.append(f"the vocabulary has {num_types:,} types, not {corpus.expected.types:,}")
+    expected_types = corpus.expected.types
+    if settings.has_no_limits(corpus) and expected_types and num_types != expected_types:
+        differences.append(f"the vocabulary has {num_types:,} types, not {expected_types:,}")
     if not differences:
         return []
     return [

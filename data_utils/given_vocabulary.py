@@ -1,12 +1,10 @@
 """A vocabulary that comes with a model, whose ids are fixed before any text is counted."""
 
 import hashlib
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-from .tokenization import EOS, UNK, check_rule
-from .vocabulary import WordVocabulary, _Ids
+from .tokenization import UNK
+from .vocabulary import WordVocabulary
 
 
 class GivenVocabulary(WordVocabulary):
@@ -16,31 +14,7 @@ class GivenVocabulary(WordVocabulary):
     """
 
     _FORMAT = "given vocabulary 1"
-
-    def __init__(
-        self, tokens: Sequence[str], counts: Sequence[int], tokenization: str = "whitespace"
-    ):
-        """Raises ValueError for tokens that no text can give, and without `<eos>` or `<unk>`."""
-        self.tokens = tuple(tokens)
-        self.counts = tuple(int(count) for count in counts)
-        self.tokenization = check_rule(tokenization)
-        if len(self.tokens) != len(self.counts) or min(self.counts, default=0) < 0:
-            raise ValueError("Each token needs one count, at least 0.")
-        if len(set(self.tokens)) != len(self.tokens):
-            raise ValueError("Tokens must be unique. Received one twice.")
-        for special in (EOS, UNK):
-            if special not in self.tokens:
-                raise ValueError(
-                    f"A vocabulary needs {EOS} and {UNK}. The model's has no {special}."
-                )
-        for token in self.tokens:
-            if token.split() != [token]:
-                raise ValueError(
-                    f"A token has no white space and is not empty. Received: {token!r}."
-                )
-        self._ids = _Ids(self.tokens)
-        self.eos_id = self._ids[EOS]
-        self.unk_id = self._ids[UNK]
+    _IS_SORTED = False
 
     @classmethod
     def from_tokens(
@@ -53,6 +27,8 @@ class GivenVocabulary(WordVocabulary):
             counts: how often each token occurs in the training split. Tokens that are not in the
                 vocabulary count as `<unk>`.
             tokenization: how the text is cut into tokens.
+
+        Raises ValueError for tokens that no text can give, and without `<eos>` or `<unk>`.
         """
         known = {token: counts.get(token, 0) for token in tokens}
         if UNK in known:
@@ -60,15 +36,6 @@ class GivenVocabulary(WordVocabulary):
         return cls(tokens, [known[token] for token in tokens], tokenization)
 
 
-def load_vocabulary(path: str | os.PathLike) -> WordVocabulary:
-    """Reads what the `save` of either kind wrote; raises as `WordVocabulary.load`."""
-    if Path(path).is_file():
-        with open(path, "rb") as file:
-            if file.readline(80).rstrip(b"\n") == GivenVocabulary._FORMAT.encode():
-                return GivenVocabulary.load(path)
-    return WordVocabulary.load(path)
-
-
-def digest_tokens(tokens: Sequence[str]) -> str:
+def tokens_digest(tokens: Sequence[str]) -> str:
     """sha256 of tokens in their order, in hexadecimal."""
-    return hashlib.sha256("\n".join(tokens).encode("utf-8", "surrogatepass")).hexdigest()
+    return hashlib.sha256("\n".join(tokens).encode("utf-8")).hexdigest()

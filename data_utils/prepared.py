@@ -1,8 +1,9 @@
 """What preparation leaves behind: a folder of arrays, a vocabulary and their checksums.
 
-The folder has `<split>.npy` (ids, uint16 or int32, `<eos>` after every line), `vocabulary.txt` and
-`meta.json` (counts, checksums, and the fingerprint of source and settings). Nothing is changed in
-it after it was made.
+The folder has `<split>.npy` (ids, uint16 or int32; in very large corpora several files
+`<split>-00000-of-00002.npy`, which are one array), `<split>.documents.npy` (where documents begin),
+`vocabulary.txt` and `meta.json` (counts, checksums, and the fingerprint of source and settings).
+Nothing is changed in it after it was made.
 """
 
 import dataclasses
@@ -14,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .given_vocabulary import load_vocabulary
-from .id_arrays import file_sha256, open_ids
-from .vocabulary import WordVocabulary
+from .base_vocabulary import Vocabulary
+from .id_arrays import ShardedArray, file_sha256, num_shards, open_ids
+from .vocabularies import load_vocabulary
 
-FORMAT = 1
+FORMAT = 2
 META = "meta.json"
 VOCABULARY = "vocabulary.txt"
 
@@ -34,11 +35,16 @@ class PreparedCorpus:
     Attributes:
         directory: where it is.
         name, unit: those of the corpus.
-        vocabulary: the `WordVocabulary` of the training split.
-        arrays: memory-mapped ids `[N]`, uint16 or int32, by split.
+        kind: of its vocabulary, one of `VOCABULARY_KINDS`.
+        vocabulary: the `Vocabulary` of the training split.
+        arrays: memory-mapped ids `[N]`, uint16 or int32, by split; a `ShardedArray` where there are
+            several files.
+        documents: int64 `[D]` by split, the places of the tokens that begin documents, rising.
         counts: int64 `[V]`, how often each id occurs in the training split.
         num_unknown: how many tokens of each split are `<unk>`.
         num_characters, num_words: of the text of each split, see above.
+        num_source_bytes: of the text of each split as it was read.
+        has_sentences: whether documents are lines in no order, which training may shuffle.
         fingerprint: sha256 of the source and the settings.
         warnings: what the user should be told.
     """
@@ -46,12 +52,16 @@ class PreparedCorpus:
     directory: Path
     name: str
     unit: str
-    vocabulary: WordVocabulary
-    arrays: Mapping[str, np.ndarray]
+    kind: str
+    vocabulary: Vocabulary
+    arrays: Mapping[str, np.ndarray | ShardedArray]
+    documents: Mapping[str, np.ndarray]
     counts: np.ndarray
     num_unknown: Mapping[str, int]
     num_characters: Mapping[str, int]
     num_words: Mapping[str, int]
+    num_source_bytes: Mapping[str, int]
+    has_sentences: bool
     fingerprint: str
     warnings: tuple[str, ...]
 
@@ -76,29 +86,44 @@ def open_prepared(directory: str | os.PathLike) -> PreparedCorpus:
     splits = meta["splits"]
     _verify(directory / VOCABULARY, meta["vocabulary"])
     for split in splits:
-        _verify(array_path(directory, split), splits[split])
+        for name, expected in splits[split]["files"].items():
+            _verify(directory / name, expected)
+        _verify(documents_path(directory, split), splits[split]["documents"])
     vocabulary = load_vocabulary(directory / VOCABULARY)
     return PreparedCorpus(
         directory=directory,
         name=meta["corpus"],
         unit=meta["unit"],
+        kind=meta["settings"]["kind"],
         vocabulary=vocabulary,
         arrays={
-            split: open_ids(array_path(directory, split), meta["dtype"], entry["tokens"])
-            for split, entry in splits.items()
+            split: _open_split(directory, entry, meta["dtype"]) for split, entry in splits.items()
+        },
+        documents={
+            split: np.load(documents_path(directory, split), allow_pickle=False) for split in splits
         },
         counts=np.array(vocabulary.counts, dtype=np.int64),
         num_unknown={split: entry["unknown"] for split, entry in splits.items()},
         num_characters={split: entry["characters"] for split, entry in splits.items()},
         num_words={split: entry["words"] for split, entry in splits.items()},
+        num_source_bytes={split: entry["source_bytes"] for split, entry in splits.items()},
+        has_sentences=meta["has_sentences"],
         fingerprint=meta["fingerprint"],
         warnings=tuple(meta["warnings"]),
     )
 
 
-def array_path(directory: Path, split: str) -> Path:
-    """Where a split's ids are."""
-    return directory / f"{split}.npy"
+def array_paths(directory: Path, split: str, num_tokens: int) -> list[Path]:
+    """Where a split's ids are; several files where there are too many for one."""
+    shards = num_shards(num_tokens)
+    if shards == 1:
+        return [directory / f"{split}.npy"]
+    return [directory / f"{split}-{i:05}-of-{shards:05}.npy" for i in range(shards)]
+
+
+def documents_path(directory: Path, split: str) -> Path:
+    """Where the places are at which a split's documents begin."""
+    return directory / f"{split}.documents.npy"
 
 
 def is_occupied(path: Path) -> bool:
@@ -141,6 +166,17 @@ def read_meta(directory: Path) -> dict:
             f"{FORMAT}). Delete the folder and prepare again."
         )
     return meta
+
+
+def _open_split(directory: Path, entry: dict, dtype: str) -> np.ndarray | ShardedArray:
+    shards = [open_ids(directory / name, dtype) for name in entry["files"]]
+    array = shards[0] if len(shards) == 1 else ShardedArray(shards)
+    if array.size != entry["tokens"]:
+        raise ValueError(
+            f"{directory / META} says {entry['tokens']:,} tokens, its files have {array.size:,}. "
+            "Delete the folder and prepare again."
+        )
+    return array
 
 
 def _verify(path: Path, expected: dict) -> None:

@@ -1,21 +1,27 @@
-"""Where text comes from: pieces of files and members of zip archives, read as streams of lines.
+"""Where text comes from: pieces of files, compressed or not, and members of zip archives.
 
 Text is UTF-8, and nothing else. A byte order mark at the start of a file is dropped; lines end in
 `\\n`, `\\r\\n` or `\\r`, and in nothing else; a last line without an end is a line.
 """
 
 import dataclasses
+import gzip
 import hashlib
+import lzma
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
+
+import pyarrow
 
 from .tokenization import text_lines
 
 _BLOCK_BYTES = 1 << 20
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# gzip and zstd raise an OSError without a number for bytes that are not theirs.
+_UNPACKING_ERRORS = (EOFError, zlib.error, lzma.LZMAError, OSError)
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,45 +37,64 @@ class FileSpan:
         """What messages call it."""
         return str(self.path)
 
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes it has, or, where it is compressed, a guess."""
+        if (packed := compression(self.path)) and self.stop is None:
+            return 4 * self.path.stat().st_size if packed else 0
+        stop = self.path.stat().st_size if self.stop is None else self.stop
+        return max(stop - self.start, 0)
+
     def blocks(self) -> Iterator[bytes]:
-        """Its bytes, in blocks of no particular size."""
-        with open(self.path, "rb") as file:
-            file.seek(self.start)
-            position = self.start
-            while True:
-                wanted = _BLOCK_BYTES
-                if self.stop is not None:
-                    wanted = min(wanted, self.stop - position)
-                block = file.read(wanted)
-                if not block:
-                    return
-                position += len(block)
-                yield block
+        """Its bytes, unpacked where the file is compressed, in blocks of no particular size.
+
+        Raises ValueError for a compressed file that is damaged.
+        """
+        try:
+            yield from self._blocks()
+        except _UNPACKING_ERRORS as error:
+            if isinstance(error, OSError) and error.errno:
+                raise
+            raise ValueError(
+                f"{self.path} cannot be unpacked: {error}. It is damaged, or cut short: get it "
+                "again."
+            ) from error
+
+    def _blocks(self) -> Iterator[bytes]:
+        with open_unpacked(self.path) as file:
+            yield from _span(file, self.start, self.stop)
 
 
 @dataclasses.dataclass(frozen=True)
 class ZipMember:
-    """One file inside a zip archive. It is unpacked while it is read, never onto the disk.
+    """One file inside a zip archive, or its bytes `start` to `stop` (None: to the end).
 
-    Raises ValueError while reading where the archive is damaged, encrypted or packed in a way that
-    Python cannot read.
+    It is unpacked while it is read, never onto the disk. Raises ValueError while reading where the
+    archive is damaged, encrypted or packed in a way that Python cannot read.
     """
 
     path: Path
     member: str
-    start = 0
+    start: int = 0
+    stop: int | None = None
 
     @property
     def name(self) -> str:
         """What messages call it."""
         return f"{self.path}:{self.member}"
 
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes it has, as the archive says."""
+        with zipfile.ZipFile(self.path) as archive:
+            size = archive.getinfo(self.member).file_size
+        return (size if self.stop is None else self.stop) - self.start
+
     def blocks(self) -> Iterator[bytes]:
         """Its bytes, in blocks of no particular size."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(self.member) as file:
-                while block := file.read(_BLOCK_BYTES):
-                    yield block
+                yield from _span(file, self.start, self.stop)
         # RuntimeError is zipfile's word for an encrypted member, EOFError for a truncated one.
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise ValueError(
@@ -78,7 +103,69 @@ class ZipMember:
             ) from error
 
 
-Source = FileSpan | ZipMember
+class Source(Protocol):
+    """Where bytes come from: a `FileSpan`, a `ZipMember`, or examples of a dataset.
+
+    Attributes:
+        name: what messages call it.
+        start: of its first byte, in a file.
+        num_bytes: how many there are, or a guess.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def start(self) -> int: ...
+
+    @property
+    def num_bytes(self) -> int: ...
+
+    def blocks(self) -> Iterator[bytes]:
+        """Its bytes, in blocks of no particular size."""
+
+
+def _span(file: BinaryIO, start: int, stop: int | None) -> Iterator[bytes]:
+    """The bytes `start` to `stop` of a file that may only be readable from its beginning."""
+    if start:
+        if file.seekable():
+            file.seek(start)
+        else:
+            left = start
+            while left and (skipped := file.read(min(left, _BLOCK_BYTES))):
+                left -= len(skipped)
+    position = start
+    while True:
+        wanted = _BLOCK_BYTES if stop is None else min(_BLOCK_BYTES, stop - position)
+        block = file.read(wanted)
+        if not block:
+            return
+        position += len(block)
+        yield block
+
+
+COMPRESSIONS = (".gz", ".xz", ".zst")
+
+
+def compression(path: Path) -> str:
+    """The suffix of a compressed file, or nothing."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in COMPRESSIONS else ""
+
+
+def open_unpacked(path: Path) -> BinaryIO:
+    """Opens a file for reading its bytes, unpacked where its name ends in one of `COMPRESSIONS`.
+
+    Raises ModuleNotFoundError for zstandard without its package.
+    """
+    packed = compression(path)
+    if packed == ".gz":
+        return gzip.open(path, "rb")
+    if packed == ".xz":
+        return lzma.open(path, "rb")
+    if packed == ".zst":
+        return pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd")
+    return open(path, "rb")
 
 
 class LinePosition(NamedTuple):
@@ -121,7 +208,7 @@ def digest(source: Source) -> str:
 def _decoded_blocks(source: Source) -> Iterator[tuple[int, bytes, list[str]]]:
     """Triples of position, bytes, and the lines in them; only whole lines."""
     for start, data in _whole_lines(source):
-        mark = len(_BYTE_ORDER_MARK) if start == 0 and data.startswith(_BYTE_ORDER_MARK) else 0
+        mark = len(BYTE_ORDER_MARK) if start == 0 and data.startswith(BYTE_ORDER_MARK) else 0
         try:
             text = data[mark:].decode("utf-8")
         except UnicodeDecodeError as error:

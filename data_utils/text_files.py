@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .sources import FileSpan, LinePosition, nonblank_lines
+from .sources import COMPRESSIONS, FileSpan, LinePosition, nonblank_lines
 
 SUFFIXES = (".txt", ".text", ".md")
 SPLIT_NAMES = {
@@ -20,7 +20,9 @@ TRAIN_PERCENT = {"train": 95, "valid": 5}
 _ACCEPTED = "*.txt, *.text, *.md and wiki.*.tokens"
 
 
-def find_text(data_dir: Path) -> tuple[dict[str, tuple[FileSpan, ...]], tuple[str, ...]]:
+def find_text(
+    data_dir: Path | Sequence[Path], pattern: str = ""
+) -> tuple[dict[str, tuple[FileSpan, ...]], tuple[str, ...]]:
     """Finds the text below `data_dir` and divides it into splits.
 
     Three cases. A folder with `train.*` and one of `valid.*`, `validation.*`, `val.*` (and perhaps
@@ -28,7 +30,12 @@ def find_text(data_dir: Path) -> tuple[dict[str, tuple[FileSpan, ...]], tuple[st
     `valid`. Anything else, a file or all text files below a folder one after the other in the
     order of their paths, is cut in order into 90, 5 and 5 percent. Percentages are of the bytes of
     the lines that are not blank; cuts stand at line starts; every split has at least one line.
-    Hidden files and folders are passed over.
+    Hidden files and folders are passed over. Any of the files may be compressed, with a name that
+    ends in .gz, .xz or .zst.
+
+    Args:
+        data_dir: a file, a folder, or the files that `pattern`, a glob, stands for, in their order.
+        pattern: what the user wrote, for the message where there are none.
 
     Returns:
         The sources of each split, and notes on what was left out.
@@ -37,6 +44,10 @@ def find_text(data_dir: Path) -> tuple[dict[str, tuple[FileSpan, ...]], tuple[st
         ValueError: no text, too little text to split, text that is not UTF-8, or splits that
             contradict each other.
     """
+    if not isinstance(data_dir, Path):
+        if not data_dir:
+            raise ValueError(f"The corpus text needs a file. No file is named {pattern}.")
+        return _divide(data_dir, ALL_PERCENT), ()
     if data_dir.is_file():
         return _divide([data_dir], ALL_PERCENT), ()
     given = _given_splits(data_dir)
@@ -78,8 +89,14 @@ def _relative(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
+def _without_compression(name: str) -> str:
+    for suffix in COMPRESSIONS:
+        name = name.removesuffix(suffix)
+    return name
+
+
 def _is_text_file(name: str) -> bool:
-    lower = name.lower()
+    lower = _without_compression(name.lower())
     is_wiki = lower.startswith("wiki.") and lower.endswith(".tokens")
     return not name.startswith(".") and (lower.endswith(SUFFIXES) or is_wiki)
 
@@ -98,7 +115,9 @@ def _given_splits(folder: Path) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if not (_is_text_file(path.name) and path.is_file()):
             continue
-        split = SPLIT_NAMES.get(path.stem.lower().removeprefix("wiki."))
+        split = SPLIT_NAMES.get(
+            Path(_without_compression(path.name.lower())).stem.removeprefix("wiki.")
+        )
         if split is None:
             continue
         if split in given:

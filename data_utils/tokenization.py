@@ -6,6 +6,7 @@ corpus was:
 - `whitespace`: the text comes tokenized, as WikiText does; every line counts, also an empty one.
 - `words`: ordinary prose; words (with inner apostrophes) and single punctuation marks, case kept.
   Empty lines carry no token and are dropped.
+- `whitespace-lower` and `words-lower`: the same after lower-casing (`str.lower`).
 
 No token of either rule contains white space, and no character but white space is ever dropped.
 """
@@ -16,7 +17,8 @@ from collections.abc import Callable, Iterable
 EOS = "<eos>"
 UNK = "<unk>"
 
-RULES = ("whitespace", "words")
+_LOWER = "-lower"
+RULES = ("whitespace", "words", f"whitespace{_LOWER}", f"words{_LOWER}")
 
 # Text that was cut to a vocabulary before keeps its `<unk>` in one piece. (Words stand first in the
 # pattern because they are the commonest: it saves a fifth of the time.)
@@ -33,17 +35,33 @@ def check_rule(rule: str) -> str:
     return rule
 
 
+def lowercase_rule(rule: str) -> str:
+    """The rule that does the same as `rule`, after lower-casing."""
+    return check_rule(rule).removesuffix(_LOWER) + _LOWER
+
+
+def plain_rule(rule: str) -> str:
+    """The rule without lower-casing: `whitespace` or `words`."""
+    return check_rule(rule).removesuffix(_LOWER)
+
+
+def is_lowercase(rule: str) -> bool:
+    """Whether a rule lower-cases."""
+    return check_rule(rule).endswith(_LOWER)
+
+
 def line_tokenizer(rule: str) -> Callable[[str], list[str]]:
     """The function that cuts one line (without its end) into tokens.
 
     `line_tokenizer("words")("It's 1,000.")` is `["It's", "1", ",", "000", "."]`.
     """
-    return str.split if check_rule(rule) == "whitespace" else _WORDS.findall
+    tokenize = str.split if plain_rule(rule) == "whitespace" else _WORDS.findall
+    return (lambda line: tokenize(line.lower())) if is_lowercase(rule) else tokenize
 
 
 def keeps_empty_lines(rule: str) -> bool:
     """Whether a line without tokens still counts as a line (and so has an `<eos>`)."""
-    return check_rule(rule) == "whitespace"
+    return plain_rule(rule) == "whitespace"
 
 
 def text_lines(text: str) -> list[str]:
@@ -78,7 +96,7 @@ def join_tokens(tokens: Iterable[str], rule: str) -> str:
 
     Tokenizing the result gives the same tokens again.
     """
-    join_line = " ".join if check_rule(rule) == "whitespace" else _join_words
+    join_line = " ".join if plain_rule(rule) == "whitespace" else _join_words
     lines: list[list[str]] = [[]]
     for token in tokens:
         if token == EOS:

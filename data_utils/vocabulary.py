@@ -1,14 +1,10 @@
 """The word vocabulary: ids sorted by frequency, as the adaptive layers need them."""
 
-import hashlib
-import itertools
-import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from .base_vocabulary import Vocabulary, check_limits, check_table, limited, table_order
 from .tokenization import EOS, UNK, check_rule, join_tokens, tokenize_text
 
 
@@ -23,7 +19,7 @@ class _Ids(dict[str, int]):
         return self._unk_id
 
 
-class WordVocabulary:
+class WordVocabulary(Vocabulary):
     """Tokens and their counts in the training split, the commonest first.
 
     An id is a token's place in the order of falling count; equal counts are in code point order,
@@ -39,6 +35,7 @@ class WordVocabulary:
     """
 
     _FORMAT = "word vocabulary 1"
+    _IS_SORTED = True
 
     def __init__(
         self, tokens: Sequence[str], counts: Sequence[int], tokenization: str = "whitespace"
@@ -51,7 +48,7 @@ class WordVocabulary:
         self.tokens = tuple(tokens)
         self.counts = tuple(int(count) for count in counts)
         self.tokenization = check_rule(tokenization)
-        _check_entries(self.tokens, self.counts)
+        _check_entries(self.tokens, self.counts, self._IS_SORTED)
         self._ids = _Ids(self.tokens)
         self.eos_id = self._ids[EOS]
         self.unk_id = self._ids[UNK]
@@ -78,31 +75,15 @@ class WordVocabulary:
         Raises:
             ValueError: limits below 1 (`max_size`: 3), or tokens as in the constructor.
         """
-        if min_count < 1:
-            raise ValueError(f"min_count must be at least 1. Received: {min_count}.")
-        if max_size is not None and max_size < 3:
-            raise ValueError(
-                "max_size must be at least 3, for <eos>, <unk> and a word, or None for no limit. "
-                f"Received: {max_size}."
-            )
+        check_limits(min_count, max_size, 3, "<eos>, <unk> and a word")
         if min(counts.values(), default=0) < 0:
             raise ValueError("Counts are at least 0. Received one below.")
-        words = [(t, n) for t, n in counts.items() if n >= min_count and t not in (EOS, UNK)]
-        words.sort(key=_order)
-        if max_size is not None:
-            del words[max_size - 2 :]
+        words = {t: n for t, n in counts.items() if t not in (EOS, UNK)}
+        kept = limited(words, min_count, None if max_size is None else max_size - 2)
         num_eos = counts.get(EOS, 0)
-        num_unk = sum(counts.values()) - num_eos - sum(n for _, n in words)
-        entries = sorted([*words, (EOS, num_eos), (UNK, num_unk)], key=_order)
+        num_unk = sum(counts.values()) - num_eos - sum(n for _, n in kept)
+        entries = sorted([*kept, (EOS, num_eos), (UNK, num_unk)], key=table_order)
         return cls([t for t, _ in entries], [n for _, n in entries], tokenization)
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    @property
-    def size(self) -> int:
-        """The number of tokens; ids are 0 to `size - 1`."""
-        return len(self.tokens)
 
     def tokenize(self, text: str) -> list[str]:
         """The tokens of a text, cut as the corpus was, with `<eos>` where a line ends.
@@ -133,51 +114,8 @@ class WordVocabulary:
         `tokenize(decode(ids))` gives the tokens of `ids` again. Raises ValueError for an id that
         is not in the vocabulary.
         """
-        ids = [int(i) for i in ids]
-        for i in ids:
-            if not 0 <= i < self.size:
-                raise ValueError(
-                    f"Ids must be in 0 to {self.size - 1}, the size of the vocabulary. "
-                    f"Received: {i}. Is it the vocabulary of another model?"
-                )
+        ids = self.check_ids(ids)
         return join_tokens([self.tokens[i] for i in ids], self.tokenization)
-
-    def fingerprint(self) -> str:
-        """sha256 of the file that `save` writes, in hexadecimal."""
-        return hashlib.sha256(self._to_bytes()).hexdigest()
-
-    def save(self, path: str | os.PathLike) -> None:
-        """Writes a UTF-8 text file: three lines of header, then `token<TAB>count` a line.
-
-        The file appears whole or not at all, also where one of that name is replaced.
-        """
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
-        try:
-            with open(partial, "wb") as file:
-                file.write(self._to_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> "WordVocabulary":
-        """Reads what `save` wrote.
-
-        Raises FileNotFoundError where there is no such file, and ValueError, naming the file and
-        what is wrong, for one that `save` did not write so.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"A vocabulary file is needed. There is none at {path}.")
-        try:
-            return cls._from_bytes(path.read_bytes())
-        except ValueError as error:
-            raise ValueError(
-                f"{path} is not a sound vocabulary file: {error} Restore it, or prepare again."
-            ) from error
 
     def _to_bytes(self) -> bytes:
         header = [self._FORMAT, f"tokenization {self.tokenization}", f"size {self.size}"]
@@ -209,38 +147,12 @@ class WordVocabulary:
         return cls(tokens, counts, rule)
 
 
-def _order(entry: tuple[str, int]) -> tuple[int, str]:
-    token, count = entry
-    return -count, token
-
-
-def _check_entries(tokens: tuple[str, ...], counts: tuple[int, ...]) -> None:
-    if len(tokens) != len(counts):
-        raise ValueError(
-            f"Each token needs one count. Received {len(tokens)} tokens, {len(counts)} counts."
-        )
-    if len(set(tokens)) != len(tokens):
-        seen: set[str] = set()
-        twice = next(t for t in tokens if t in seen or seen.add(t))
-        raise ValueError(f"Tokens must be unique. Received {twice!r} twice.")
-    for special in (EOS, UNK):
-        if special not in tokens:
-            raise ValueError(f"A vocabulary needs {EOS} and {UNK}. Received none of {special}.")
-    for token, count in zip(tokens, counts, strict=True):
+def _check_entries(tokens: tuple[str, ...], counts: tuple[int, ...], is_sorted: bool) -> None:
+    if len(tokens) == len(counts) == len(set(tokens)):
+        for special in (EOS, UNK):
+            if special not in tokens:
+                raise ValueError(f"A vocabulary needs {EOS} and {UNK}. Received none of {special}.")
+    for token in tokens:
         if token.split() != [token]:
             raise ValueError(f"A token has no white space and is not empty. Received: {token!r}.")
-        try:
-            token.encode("utf-8")
-        except UnicodeEncodeError:
-            raise ValueError(
-                f"A token is text that UTF-8 can write. Received {token!r}: a lone surrogate."
-            ) from None
-        if count < 0:
-            raise ValueError(f"Counts are at least 0. Received {count} for {token!r}.")
-    entries = list(zip(tokens, counts, strict=True))
-    for before, after in itertools.pairwise(entries):
-        if _order(before) > _order(after):
-            raise ValueError(
-                "Tokens stand in the order of falling counts, and of code points where counts are "
-                f"equal. Received {before} before {after}: use from_counts."
-            )
+    check_table(tokens, counts, is_sorted)

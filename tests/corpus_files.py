@@ -1,5 +1,6 @@
 """Small corpora on disk, for the tests of data_utils."""
 
+import random
 import zipfile
 from pathlib import Path
 
@@ -9,6 +10,34 @@ WIKI = {
     "test": " a cat ran \n",
 }
 WIKI_LINES = [[], ["=", "A", "="], [], ["the", "cat", "<unk>", "the"]]
+# What text may be made of, to draw from.
+PIECES = [
+    *"ab .,",
+    "\n",
+    "\r",
+    "\r\n",
+    "\n\n",
+    "\0",
+    "\x1c",
+    "\x85",
+    "\xa0",
+    "\u2028",
+    "\u3000",
+    "\ufeff",
+    "é",
+    "e\u0301",
+    "\u05e9\u05dc\u05d5\u05dd",
+    "\u202e",
+    "😀",
+    "👩\u200d👧",
+    "\u2581",
+    "<eos>",
+    "<unk>",
+    "Ab",
+    "İ",
+    "ΑΣ ",
+    "\t",
+]
 
 
 def write(path: Path, text: str | bytes) -> Path:
@@ -37,3 +66,7 @@ def all_lines(corpus) -> dict[str, list[list[str]]]:
 
 def words(corpus, split: str) -> str:
     return " ".join(token for line in corpus.lines(split) for token in line)
+
+
+def random_text(generator: random.Random, most: int) -> str:
+    return "".join(generator.choices(PIECES, k=generator.randrange(1, most)))

@@ -1,20 +1,34 @@
 """The registry of corpora: data_utils/corpora.py."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 import data_utils
-from data_utils import CORPUS_NAMES, load_corpus
+from data_utils import CORPUS_NAMES, VOCABULARY_KINDS, load_corpus
+from data_utils.corpora import REGISTRY
 from tests.corpus_files import all_lines, write, write_wiki
 
 
 def test_registry():
-    assert CORPUS_NAMES == ("sotu", "text", "wikitext2", "wikitext103")
-    with pytest.raises(
-        ValueError, match=r"one of sotu, text, wikitext2, wikitext103\. Received: 'pt"
-    ):
-        load_corpus("ptb")
+    assert set(CORPUS_NAMES) == {
+        *("enwik8", "lm1b", "ptb", "sotu", "text", "text8", "tinyshakespeare"),
+        *("wikitext2", "wikitext103"),
+    }
+    message = r"one of enwik8, lm1b, .*, or tfds:<name>/<config>:<feature>\. Received: 'wiki'"
+    with pytest.raises(ValueError, match=message):
+        load_corpus("wiki")
+    for name, entry in REGISTRY.items():
+        assert entry.licence, name
+        assert entry.unit in ("word", "character")
+        assert entry.vocabulary in VOCABULARY_KINDS
+        for download in entry.downloads:
+            assert re.fullmatch(r"[0-9a-f]{64}", download.sha256)
+            assert download.num_bytes > 100_000
+            assert all(re.match(r"https?://", url) for url in download.urls)
+            # Dead since 2024, and in most scripts all the same.
+            assert not any("research.metamind.io" in url for url in download.urls)
 
 
 def test_unknown_split(tmp_path):
@@ -59,4 +73,4 @@ def test_the_split_is_part_of_the_fingerprint(tmp_path):
 def test_public_names():
     public = {name for name in vars(data_utils) if not name.startswith("_")}
     modules = {path.stem for path in Path(data_utils.__file__).parent.glob("*.py")}
-    assert public - modules == set(data_utils.__all__)
+    assert public - modules - {"builders"} == set(data_utils.__all__)

@@ -13,11 +13,20 @@ from data_utils import (
     open_prepared,
     prepare,
 )
-from data_utils.id_arrays import id_dtype, write_ids
+from data_utils.id_arrays import ShardWriter, id_dtype
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_WIKITEXT2 = REPOSITORY.parent / "shared" / "data" / "wikitext-2.zip"
-FILES = ("meta.json", "test.npy", "train.npy", "valid.npy", "vocabulary.txt")
+FILES = (
+    "meta.json",
+    "test.documents.npy",
+    "test.npy",
+    "train.documents.npy",
+    "train.npy",
+    "valid.documents.npy",
+    "valid.npy",
+    "vocabulary.txt",
+)
 
 
 def write_text(folder: Path, **splits: str) -> Path:
@@ -132,8 +141,8 @@ def test_what_was_left_out_is_said(tmp_path):
 def test_the_same_bytes_whatever_the_blocks(tmp_path, text, monkeypatch):
     corpus = load_corpus("text", text)
     one = everything(prepare(corpus, tmp_path / "one", min_count=1).directory)
-    monkeypatch.setattr("data_utils.corpus._BLOCK_TOKENS", 2)
-    monkeypatch.setattr("data_utils.corpus._REPORT_TOKENS", 4)
+    monkeypatch.setattr("data_utils.blocks.BLOCK_BYTES", 5)
+    monkeypatch.setattr("data_utils.corpus._REPORT_BYTES", 4)
     monkeypatch.setattr("data_utils.sources._BLOCK_BYTES", 3)
     messages = []
     two = prepare(corpus, tmp_path / "two", min_count=1, progress=messages.append).directory
@@ -141,7 +150,7 @@ def test_the_same_bytes_whatever_the_blocks(tmp_path, text, monkeypatch):
         name: (tmp_path / "one" / name).read_bytes() for name in FILES
     }
     assert len(one) == len(FILES)
-    assert any("train, 7 tokens read" in message for message in messages)
+    assert any(" MB of text read, 7 tokens" in message for message in messages)
 
 
 def test_the_dtype_follows_the_vocabulary(tmp_path):
@@ -159,7 +168,9 @@ def test_the_dtype_follows_the_vocabulary(tmp_path):
 def test_arrays_are_ordinary_npy_files(tmp_path, lengths):
     blocks = [np.arange(n) % 7 for n in lengths]
     path = tmp_path / "x.npy"
-    assert write_ids(path, iter(blocks), np.dtype("<u2")) == sum(lengths)
+    with ShardWriter([path], np.dtype("<u2"), sum(lengths)) as writer:
+        for block in blocks:
+            writer.write(block)
     found = np.load(path)
     assert found.dtype == np.uint16
     np.testing.assert_array_equal(found, np.concatenate([np.zeros(0, int), *blocks]))

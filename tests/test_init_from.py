@@ -179,6 +179,9 @@ def test_from_the_original_code(text, tmp_path):
         (["--init_from=nowhere/at/all"], "no weights at nowhere/at/all"),
         (["--mode=eval", "--workdir="], "needs --workdir"),
         (["--dropout=1"], "dropout must be"),
+        (["--cutoffs=auto"], "must be those of the weights in --init_from. Received: auto"),
+        (["--mode=prepare", "--cutoffs=auto"], "Received: auto. Leave it out"),
+        (["--mode=prepare", "--vocabulary=byte"], "one of words. Received 'byte' besides"),
     ],
 )
 def test_bad_input_is_one_error(arguments, message, text, weights, tmp_path, capsys):
@@ -220,7 +223,7 @@ def test_a_given_vocabulary_keeps_its_order(tmp_path):
     )
     with pytest.raises(ValueError, match="first line"):
         WordVocabulary.load(tmp_path / "vocabulary")
-    with pytest.raises(ValueError, match="The model's has no <unk>"):
+    with pytest.raises(ValueError, match="Received none of <unk>"):
         GivenVocabulary(["<eos>", "a"], [1, 1])
     with pytest.raises(ValueError, match="no white space"):
         GivenVocabulary(["<eos>", "<unk>", "a b"], [1, 1, 1])

@@ -22,7 +22,6 @@ from data_utils import (
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED_WIKITEXT2 = REPOSITORY.parent / "shared" / "data" / "wikitext-2.zip"
-FILES = ("meta.json", "test.npy", "train.npy", "valid.npy", "vocabulary.txt")
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +117,15 @@ def test_wikitext2_has_the_published_counts(tmp_path):
 
 def test_the_meta_file_is_readable(prepared_sotu):
     meta = json.loads((prepared_sotu.directory / "meta.json").read_text(encoding="utf-8"))
-    assert meta["settings"] == {"min_count": 3, "max_size": None}
+    assert meta["settings"] == {
+        "kind": "word",
+        "tokenization": "words",
+        "min_count": 3,
+        "max_size": None,
+        "piece_model": None,
+    }
     assert collections.Counter(meta["splits"]["valid"].keys()) == collections.Counter(
-        ["tokens", "unknown", "characters", "words", "bytes", "sha256"]
+        ["tokens", "unknown", "characters", "words", "source_bytes", "files", "documents"]
     )
     vocabulary = WordVocabulary.load(prepared_sotu.directory / "vocabulary.txt")
     assert vocabulary.tokens == prepared_sotu.vocabulary.tokens

@@ -98,13 +98,15 @@ def test_nothing_is_dropped_and_joining_is_undone_by_tokenizing(rule):
         text = random_text(generator, ends=["\n", "\r", "\r\n"])
         tokens = tokenize_text(text, rule)
         kept = "".join(tokens).replace("<eos>", "")
+        if rule.endswith("-lower"):
+            text = text.lower()
         assert kept == "".join(text.split()).replace("<eos>", "")
         assert all(token.split() == [token] for token in tokens)
         assert tokenize_text(join_tokens(tokens, rule), rule) == tokens, text
 
 
 def test_unknown_rule():
-    with pytest.raises(ValueError, match="one of whitespace, words. Received: 'bpe'"):
+    with pytest.raises(ValueError, match="one of whitespace, words, .*Received: 'bpe'"):
         WordVocabulary.from_counts(COUNTS, tokenization="bpe")
 
 
@@ -293,7 +295,7 @@ GOOD = "word vocabulary 1\ntokenization words\nsize 4\na\t3\n<eos>\t2\nb\t2\n<un
         (GOOD, "", "first line"),
         (GOOD, "word vocabulary 1", "Lines 2 and 3"),
         ("tokenization words", "words", "Lines 2 and 3"),
-        ("tokenization words", "tokenization bpe", "one of whitespace, words. Received: 'bpe'"),
+        ("tokenization words", "tokenization bpe", "one of whitespace, words, .*Received: 'bpe'"),
         ("size 4", "size 5", "must have 5 tokens.*cut short"),
         ("<unk>\t0\n", "", "must have 4 tokens.*cut short"),
         ("<unk>\t0\n", "<unk>\t0", "cut short"),

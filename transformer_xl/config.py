@@ -138,6 +138,10 @@ class TrainConfig:
       seed: of the starting weights and of dropout.
       batch_size: streams read side by side.
       segment_length: tokens per stream and step.
+      variable_length: whether segments have lengths of a quarter, a half, three quarters and all
+        of `segment_length`, in another order in every epoch.
+      roll_streams: whether each stream begins at another place of its text in every epoch.
+      reset_memory: whether memory ends where a document of the text begins.
       optimizer: "adam".
       learning_rate: its peak.
       schedule: "cosine", "inverse_sqrt" or "constant"; see `training.optimizer`.
@@ -165,6 +169,9 @@ class TrainConfig:
     seed: int = 1
     batch_size: int = 16
     segment_length: int = 64
+    variable_length: bool = False
+    roll_streams: bool = False
+    reset_memory: bool = False
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     schedule: str = "cosine"

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from transformer_xl.training.devices import compiles_with_xla
+from transformer_xl.training.steps import make_eval_step
+
 
 class EvalResult(NamedTuple):
     """The mean negative log-likelihood of a split.
@@ -76,3 +79,40 @@ def evaluate(
 def _exp(nats: float) -> float:
     # Of a diverged model: a large number, and no OverflowError.
     return math.exp(min(nats, 700.0))
+
+
+class Evaluator:
+    """Scores splits of a corpus with the evaluation's settings.
+
+    Attributes:
+      settings: by name, what results are reported with: batch size and lengths.
+    """
+
+    def __init__(self, model, config, lengths: dict, batches: Callable):
+        """Compiles the evaluation step on first use.
+
+        Args:
+          model: a `TransformerXL`.
+          config: its `TrainConfig`.
+          lengths: of `config.evaluation_lengths`.
+          batches: of a split, a batch size and a segment length makes a dataset of (tokens,
+            targets, weights).
+        """
+        self.settings = {
+            "batch_size": config.eval_batch_size,
+            "segment_length": config.eval_segment_length or config.segment_length,
+            **lengths,
+        }
+        self._model, self._batches = model, batches
+        attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
+        jit_compile = compiles_with_xla(config.jit_compile, drops=False)
+        self._step = make_eval_step(model, jit_compile, **attention)
+
+    def result(self, split: str, max_segments: int = 0) -> EvalResult:
+        """The loss on a split, or, with a bound, on its first segments."""
+        settings = self.settings
+        batches = self._batches(split, settings["batch_size"], settings["segment_length"])
+        if max_segments:
+            batches = batches.take(max_segments)
+        memory = self._model.initial_memory(settings["batch_size"], settings["memory_length"])
+        return evaluate(self._step, batches, memory)

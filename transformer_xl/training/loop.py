@@ -27,6 +27,7 @@ def train(
     checkpoints: Checkpoints,
     reporter: Reporter,
     stop_requested: Callable[[], bool] = lambda: False,
+    in_document: Callable | None = None,
 ) -> bool:
     """Trains up to `config.max_steps`, from where the last checkpoint stands.
 
@@ -41,6 +42,8 @@ def train(
       checkpoints: where the state is kept.
       reporter: what is told.
       stop_requested: asked after every step; if True, the state is saved and training left.
+      in_document: how many tokens before a step belong to the document of each row's first, int32
+        `[B]`: what is older is not remembered. None: everything is.
 
     Returns:
       True if training is done, False if it was stopped before.
@@ -65,6 +68,8 @@ def train(
     for batch in batches_from(step) if step < config.max_steps else ():
         if starts_epoch(step):
             memory = initial_memory
+        if in_document is not None:
+            memory = memory._replace(valid=tf.minimum(memory.valid, in_document(step)))
         memory, metrics = train_step(*batch, memory)
         step += 1
         pending.append(metrics)

@@ -147,13 +147,27 @@ def results_table(results: dict) -> str:
     """The evaluated splits with the unigram model's perplexity beside the model's.
 
     Args:
-      results: by split, each with `perplexity`, `unigram_perplexity`, `tokens`, `unknown_rate`.
+      results: by split, each with `perplexity`, `unigram_perplexity`, `tokens`, `unknown_rate`,
+        and, where tokens are not words, `perplexity_per_word` and `bits_per_character`.
     """
-    lines = [f"{'split':12} {'perplexity':>12} {'unigram model':>15} {'tokens':>12} {'unknown':>9}"]
+    # Where a word is more than a token, or less, the perplexity of words is another one.
+    per_word = any(
+        row.get("perplexity_per_word", row["perplexity"]) != row["perplexity"]
+        for row in results.values()
+    )
+    lines = [
+        f"{'split':12} {'perplexity':>12} {'unigram model':>15} {'tokens':>12} {'unknown':>9}"
+        + f" {'per word':>12} {'bits/char':>10}" * per_word
+    ]
     for split, row in results.items():
         lines.append(
             f"{_SPLIT_NAMES.get(split, split):12} {row['perplexity']:12,.2f} "
             f"{row['unigram_perplexity']:15,.2f} {row['tokens']:12,} {row['unknown_rate']:9.2%}"
+            + (
+                f" {row['perplexity_per_word']:12,.2f} {row['bits_per_character']:10.3f}"
+                if per_word
+                else ""
+            )
         )
     return "\n".join(["", *lines])
 

@@ -8,7 +8,16 @@ from transformer_xl.config import ModelConfig, TrainConfig
 
 _FILE = "config.json"
 # What a checkpoint's contents or the order of the data depend on; the rest may change on the way.
-_FIXED = ("seed", "batch_size", "segment_length", "optimizer", "precision")
+_FIXED = (
+    "seed",
+    "batch_size",
+    "segment_length",
+    "variable_length",
+    "roll_streams",
+    "reset_memory",
+    "optimizer",
+    "precision",
+)
 
 
 @dataclasses.dataclass(frozen=True)

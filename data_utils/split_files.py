@@ -1,25 +1,31 @@
-"""The corpora `wikitext2` and `wikitext103`: where their files may lie, and how they are found."""
+"""Corpora of one file per split, WikiText and Penn Treebank: where they may lie."""
 
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from .archives import zip_names
 from .sources import FileSpan, Source, ZipMember
 
 SPLITS = ("train", "valid", "test")
 # As published, and as many repackage them. The first that is complete is taken.
-LAYOUTS = ("wiki.{}.tokens", "{}.txt")
+LAYOUTS = {
+    "wikitext2": ("wiki.{}.tokens", "{}.txt"),
+    "wikitext103": ("wiki.{}.tokens", "{}.txt"),
+    "ptb": ("ptb.{}.txt", "{}.txt"),
+}
 FOLDERS = {
     "wikitext2": ("wikitext-2", "wikitext-2-v1", "wikitext2"),
     "wikitext103": ("wikitext-103", "wikitext-103-v1", "wikitext103"),
+    "ptb": ("ptb", "penn", "penntree", "simple-examples/data", "data"),
 }
 ZIPS = {
     "wikitext2": ("wikitext-2-v1.zip", "wikitext-2.zip"),
     "wikitext103": ("wikitext-103-v1.zip", "wikitext-103.zip"),
+    "ptb": ("ptb.zip", "penntreebank.zip"),
 }
 
 
-def find_wikitext(corpus: str, data_dir: Path) -> dict[str, tuple[Source, ...]]:
+def find_split_files(corpus: str, data_dir: Path) -> dict[str, tuple[Source, ...]]:
     """Finds the three files of `corpus`, a key of `FOLDERS`; writes nothing.
 
     The first of these that there is: the files in `data_dir` itself; in a subfolder with one of
@@ -33,10 +39,10 @@ def find_wikitext(corpus: str, data_dir: Path) -> dict[str, tuple[Source, ...]]:
     """
     if data_dir.is_file():
         return _in_archive(corpus, data_dir)
-    if found := _in_folder(data_dir):
+    if found := _in_folder(corpus, data_dir):
         return found
     for name in FOLDERS[corpus]:
-        if found := _in_folder(data_dir / name):
+        if found := _in_folder(corpus, data_dir / name):
             return found
     for name in ZIPS[corpus]:
         if (data_dir / name).is_file():
@@ -46,7 +52,7 @@ def find_wikitext(corpus: str, data_dir: Path) -> dict[str, tuple[Source, ...]]:
     candidates = sorted(
         path
         for path in data_dir.iterdir()
-        if path.is_dir() and path.name.lower() not in others and _in_folder(path)
+        if path.is_dir() and path.name.lower() not in others and _in_folder(corpus, path)
     )
     if not candidates:
         raise FileNotFoundError(_not_found(corpus, data_dir))
@@ -56,21 +62,21 @@ def find_wikitext(corpus: str, data_dir: Path) -> dict[str, tuple[Source, ...]]:
             f"{data_dir} must hold one {corpus}. Received several folders with its files: "
             f"{names}. Pass one of them."
         )
-    return _in_folder(candidates[0])
+    return _in_folder(corpus, candidates[0])
 
 
 def accepted_layouts(corpus: str) -> str:
     """One sentence that says what a `data_dir` of this corpus may be."""
     return (
-        f"{corpus} is read from a folder with {LAYOUTS[0].format('{train,valid,test}')} or "
-        f"{LAYOUTS[1].format('{train,valid,test}')}, from a folder that has such a folder "
+        f"{corpus} is read from a folder with {LAYOUTS[corpus][0].format('{train,valid,test}')} or "
+        f"{LAYOUTS[corpus][1].format('{train,valid,test}')}, from a folder that has such a folder "
         f"({FOLDERS[corpus][0]}/) or the published {' or '.join(ZIPS[corpus])} in it, or from the "
         "zip itself"
     )
 
 
-def _in_folder(folder: Path) -> dict[str, tuple[Source, ...]] | None:
-    for layout in LAYOUTS:
+def _in_folder(corpus: str, folder: Path) -> dict[str, tuple[Source, ...]] | None:
+    for layout in LAYOUTS[corpus]:
         paths = {split: folder / layout.format(split) for split in SPLITS}
         if all(path.is_file() for path in paths.values()):
             return {split: (FileSpan(path),) for split, path in paths.items()}
@@ -79,14 +85,10 @@ def _in_folder(folder: Path) -> dict[str, tuple[Source, ...]] | None:
 
 def _in_archive(corpus: str, path: Path) -> dict[str, tuple[Source, ...]]:
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [PurePosixPath(name) for name in archive.namelist()]
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"{accepted_layouts(corpus)}. {path} is a file but not a zip that can be read "
-            f"({error}). Get it again, or pass the folder that has the text files."
-        ) from None
-    for layout in LAYOUTS:
+        names = [PurePosixPath(name) for name in zip_names(path)]
+    except ValueError as error:
+        raise ValueError(f"{accepted_layouts(corpus)}. {error}") from None
+    for layout in LAYOUTS[corpus]:
         files = {split: layout.format(split) for split in SPLITS}
         complete = [
             folder
