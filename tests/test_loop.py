@@ -74,7 +74,7 @@ def machine():
 class Run:
     """One start of a program that trains in `directory`."""
 
-    def __init__(self, directory, config=CONFIG, stop_after=None, batch=batch):
+    def __init__(self, directory, config=CONFIG, stop_after=None, batch=batch, in_document=None):
         made = machine()
         self.model = made.model
         self.checkpoints = Checkpoints(str(directory / "checkpoints"), made.model, made.optimizer)
@@ -84,8 +84,10 @@ class Run:
             str(directory), self.checkpoints.last_step(), config.max_steps, self.output
         )
         self.steps = []
+        self.remembered = []  # Before each step: valid positions of each row's memory.
 
         def counted(*arguments):
+            self.remembered.append(arguments[-1].valid.numpy().tolist())
             self.steps.append(int(made.optimizer.iterations))
             return made.train_step(*arguments)
 
@@ -99,6 +101,7 @@ class Run:
             self.checkpoints,
             self.reporter,
             lambda: stop_after is not None and len(self.steps) >= stop_after,
+            in_document,
         )
         self.reporter.close()
         self.values = {
@@ -265,3 +268,20 @@ def test_results_table():
     }
     lines = results_table({"valid": row}).splitlines()
     assert lines[-1].split() == ["validation", "12.35", "678.90", "1,234", "1.25%"]
+
+
+def test_memory_is_cut_at_the_beginning_of_a_document(tmp_path):
+    """Row 0 begins a document in step 2; its memory then grows again with the segments."""
+    for name in ("free", "cut"):
+        (tmp_path / name).mkdir()
+
+    def in_document(step):
+        return np.array([0 if step == 2 else 9_999] + [9_999] * (B - 1), np.int32)
+
+    free = Run(tmp_path / "free").remembered
+    cut = Run(tmp_path / "cut", in_document=in_document).remembered
+    assert free[2][0] > 0  # or else there would be nothing to cut
+    assert cut[:2] == free[:2]
+    assert cut[2] == [0, *free[2][1:]]
+    assert 0 < cut[3][0] <= free[3][0]
+    assert [rows[1:] for rows in cut] == [rows[1:] for rows in free]
