@@ -9,9 +9,19 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 import flags
+from flag_groups import model as model_flags
+from flag_groups import text, training
 from transformer_xl import ModelConfig, TrainConfig
 
-CONFIGS = pathlib.Path(flags.__file__).parent / "configs"
+ROOT = pathlib.Path(flags.__file__).parent
+CONFIGS = ROOT / "configs"
+SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("modes/*.py"), *ROOT.glob("flag_groups/*.py")]
+MODULES = (flags, model_flags, text, training)
+
+
+def our_flags():
+    by_module = absl_flags.FLAGS.flags_by_module_dict()
+    return [flag for module in MODULES for flag in by_module[module.__name__]]
 
 
 def parse(*arguments):
@@ -25,7 +35,7 @@ def test_every_field_has_a_flag_with_its_default():
     model, train = parse()
     assert model == ModelConfig(267_735)
     assert train == TrainConfig()
-    ours = {flag.name for flag in absl_flags.FLAGS.flags_by_module_dict()["flags"]}
+    ours = {flag.name for flag in our_flags()}
     for config in (ModelConfig, TrainConfig):
         names = {field.name for field in dataclasses.fields(config)} - {"vocab_size"}
         assert names <= ours, names - ours
@@ -33,9 +43,9 @@ def test_every_field_has_a_flag_with_its_default():
 
 def test_every_flag_is_read():
     """A flag that nothing reads is worse than none."""
-    read = "".join(path.read_text() for path in CONFIGS.parent.glob("*.py"))
+    read = "".join(path.read_text() for path in SOURCES)
     fields = {f.name for c in (ModelConfig, TrainConfig) for f in dataclasses.fields(c)}
-    for flag in absl_flags.FLAGS.flags_by_module_dict()["flags"]:
+    for flag in our_flags():
         assert flag.name in fields or f"{flag.name.upper()}.value" in read, flag.name
 
 

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 PACKAGES = ("adaptive", "transformer_xl", "data_utils")
 SOURCES = sorted(
     path
-    for folder in (*PACKAGES, "tests", "benchmarks", "examples")
+    for folder in (*PACKAGES, "modes", "flag_groups", "tests", "benchmarks", "examples")
     for path in (ROOT / folder).rglob("*.py")
 ) + sorted(ROOT.glob("*.py"))
 # What each part of the project may import of the others.
@@ -32,7 +32,11 @@ def imported(path):
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_dependencies_point_one_way(package):
-    refused = {*PACKAGES, "train", "flags", "absl", "tests"} - MAY_IMPORT[package] - {package}
+    refused = (
+        {*PACKAGES, "train", "flags", "flag_groups", "modes", "absl", "tests"}
+        - MAY_IMPORT[package]
+        - {package}
+    )
     for path in (ROOT / package).rglob("*.py"):
         assert not imported(path) & refused, path
 

@@ -1,15 +1,46 @@
-"""--mode=score: lines of text with the log-probability of each token, for train.py."""
+"""--mode=score: lines of text with the log-probability of each token."""
 
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Iterable, Iterator
 
+from flag_groups import text
+from modes.run_inputs import trained_model
+from modes.terminal import fail
+from transformer_xl.config import evaluation_lengths
 from transformer_xl.score import make_score_step, score_alone, score_in_context
 from transformer_xl.training.devices import compiles_with_xla
 
 TSV_HEADER = "line\tplace\ttoken\tlog_prob\tunknown"
+
+
+def set_up():
+    """Checks what can be checked; returns what runs then."""
+    path = text.INPUT_FILE.value
+    if path is not None and not os.path.isfile(path):
+        raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
+    config, model, vocabulary = trained_model()
+    lengths = evaluation_lengths(model.config, config)
+    scorer = LineScorer(model, vocabulary, config, lengths, text.SCORE_CONTEXT.value)
+
+    def run():
+        write = as_tsv
+        if text.SCORE_FORMAT.value == "jsonl":
+            write = as_jsonl
+        else:
+            print(TSV_HEADER)
+        try:
+            with open_lines(path) as lines:
+                for score in scorer.scores(lines):
+                    print(write(score), flush=True)
+        except ValueError as error:
+            fail(f"error: {error}", 2)
+        print(scorer.summary(), file=sys.stderr)
+
+    return run
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 import os
 
 import flags
-import init_flags
 from data_utils import (
     GivenVocabulary,
     PreparedCorpus,
@@ -12,6 +11,7 @@ from data_utils import (
     load_vocabulary,
     prepare,
 )
+from modes import init_flags
 from transformer_xl import TransformerXL
 from transformer_xl.auto_cutoffs import auto_cutoffs
 from transformer_xl.pretrained import load_from

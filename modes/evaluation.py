@@ -1,0 +1,76 @@
+"""--mode=eval, and what joins a prepared corpus with the evaluation."""
+
+import json
+import math
+import os
+from collections.abc import Callable
+
+import flags
+from data_utils import EvalSegments, PreparedCorpus, open_prepared, unigram_nll
+from modes.run_inputs import (
+    best_model,
+    given_weights,
+    prepared,
+    recorded_run,
+    workdir_for_results,
+)
+from modes.terminal import say
+from transformer_xl.config import evaluation_lengths
+from transformer_xl.training.devices import resolve_precision
+from transformer_xl.training.evaluate import EvalResult, Evaluator
+from transformer_xl.training.report import results_table
+from transformer_xl.training.workdir import write_atomically
+
+
+def set_up():
+    """Checks what can be checked; returns what runs then."""
+    if flags.INIT_FROM.value is None:
+        directory, record = recorded_run()
+        config = resolve_precision(flags.train_config(), record.train)
+        lengths = evaluation_lengths(record.model, config)
+        data = open_prepared(os.path.join(directory, "data"))
+        record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})
+        model = best_model(directory, record, config)
+    else:
+        directory, config = workdir_for_results(), resolve_precision(flags.train_config())
+        model, vocabulary = given_weights(config)
+        lengths = evaluation_lengths(model.config, config)
+        data = prepared(directory, vocabulary, say)
+    splits = tuple(split for split in data.splits if split != "train")
+    if flags.SPLIT.value != "all":
+        splits = (flags.SPLIT.value,)
+    if not set(splits) <= set(data.splits):
+        raise ValueError(
+            f"--split must be one that the corpus has: {', '.join(data.splits)}. "
+            f"Received: {flags.SPLIT.value}."
+        )
+
+    def run():
+        evaluator = Evaluator(model, config, lengths, eval_batches(data))
+        results = {split: split_report(evaluator, data, split) for split in splits}
+        path = os.path.join(directory, "eval.json")
+        write_atomically(path, json.dumps(results, indent=2) + "\n")
+        say(results_table(results))
+        say(f"results: {path}")
+
+    return run
+
+
+def eval_batches(data: PreparedCorpus) -> Callable:
+    """What makes the batches of a split, for `Evaluator`."""
+    eos = data.vocabulary.eos_id
+    return lambda split, *sizes: EvalSegments(data.arrays[split], eos, *sizes).dataset()
+
+
+def split_report(
+    evaluator: Evaluator, data: PreparedCorpus, split: str, nll: float | None = None
+) -> dict:
+    """What result.json says of a split, whose loss may be known already."""
+    known = None if nll is None else EvalResult(nll, len(data.arrays[split]))
+    result = known or evaluator.result(split)
+    return {
+        **result.figures(data.num_words[split], data.num_characters[split]),
+        "unknown_rate": data.num_unknown[split] / result.tokens,
+        "unigram_perplexity": math.exp(unigram_nll(data.counts, data.arrays[split])),
+        **evaluator.settings,
+    }

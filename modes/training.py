@@ -1,0 +1,130 @@
+"""--mode=train: trains, or goes on, and evaluates."""
+
+import json
+import os
+import textwrap
+
+import keras
+
+import flags
+from data_utils import TrainSegments
+from modes.evaluation import eval_batches, split_report
+from modes.generation import continued
+from modes.run_inputs import chosen_cutoffs, given_weights, model_settings, prepared
+from modes.terminal import STOPPED, fail, say
+from transformer_xl import TransformerXL
+from transformer_xl.config import evaluation_lengths
+from transformer_xl.training.checkpoints import Checkpoints
+from transformer_xl.training.devices import compiles_with_xla, device_name, resolve_precision
+from transformer_xl.training.evaluate import Evaluator
+from transformer_xl.training.loop import train
+from transformer_xl.training.optimizer import make_optimizer
+from transformer_xl.training.report import Reporter, results_table
+from transformer_xl.training.steps import make_train_step
+from transformer_xl.training.stop import StopSignal
+from transformer_xl.training.workdir import RunRecord, read_record, write_atomically
+
+_SAMPLE_WORDS = 60
+
+
+def set_up():
+    """Checks everything that can be checked, prepares the data; returns what trains."""
+    directory, train_config = flags.workdir(), flags.train_config()
+    record = read_record(directory)
+    resolved = resolve_precision(train_config, record and record.train)
+    model, vocabulary = given_weights(resolved)
+    chosen = record.model.cutoffs if record else ()
+    model_config = flags.model_config(automatic_cutoffs=chosen)
+    eval_lengths = evaluation_lengths(model_config, train_config)
+    if record is not None:
+        record.check(directory, model_config, train_config)
+    train_config = resolved
+    say(f"run directory {directory}")
+    data = prepared(directory, vocabulary, say)
+    if record is None:
+        chosen = chosen_cutoffs(data, model_config, train_config, say)
+    model_config = flags.model_config(data.vocabulary.size, chosen)
+    segments = TrainSegments(
+        data.arrays["train"],
+        train_config.batch_size,
+        train_config.segment_length,
+        documents=data.documents["train"],
+        shuffle_documents=data.has_sentences,
+        roll=train_config.roll_streams,
+        variable_length=train_config.variable_length,
+        seed=train_config.seed,
+    )
+    described = {"corpus": data.name, "fingerprint": data.fingerprint}
+    if record is not None:
+        record.check_data(directory, described)
+    RunRecord(model_config, train_config, described).write(directory)
+    write_atomically(os.path.join(directory, "flags.txt"), flags.as_flagfile())
+    data.vocabulary.save(os.path.join(directory, "vocabulary"))
+    return lambda: _train(
+        directory, model_config, train_config, eval_lengths, data, segments, model
+    )
+
+
+def _train(directory, model_config, config, eval_lengths, data, segments, model):
+    keras.utils.set_random_seed(config.seed)
+    if model is None:
+        model = TransformerXL(model_config, **model_settings(config))
+    optimizer = make_optimizer(config)
+    jit_compile = compiles_with_xla(config.jit_compile, model.drops)
+    train_step = make_train_step(model, optimizer, config.clip_norm, jit_compile)
+    checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer)
+    memory = model.initial_memory(config.batch_size)
+    step = checkpoints.last_step()
+    evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))
+    say(
+        f"{model.count_params():,} parameters, {data.vocabulary.size:,} types, "
+        f"{len(data.arrays['train']):,} training tokens, {segments.steps_per_epoch:,} steps an "
+        f"epoch, {config.precision}{' with XLA' if jit_compile else ''} on {device_name()}"
+    )
+    if step:
+        say(f"going on after step {step:,}")
+    reporter = Reporter(directory, step, config.max_steps)
+    stop = StopSignal()
+    done = train(
+        config,
+        train_step,
+        lambda start: segments.dataset(start, config.max_steps - start),
+        segments.starts_epoch,
+        lambda: evaluator.result("valid", config.eval_steps),
+        memory,
+        checkpoints,
+        reporter,
+        stop.requested,
+        segments.in_document if config.reset_memory else None,
+    )
+    reporter.draw()
+    reporter.close()
+    if not done:
+        fail("stopped by a signal; the state is saved: start again to go on", STOPPED)
+    stop.restore()
+
+    say(f"evaluating the best weights, those of step {int(checkpoints.best_step):,}")
+    checkpoints.restore_best()
+    # Validated in full, they need not be again.
+    known = None if config.eval_steps else float(checkpoints.best_nll)
+    results = {"valid": split_report(evaluator, data, "valid", nll=known)}
+    if "test" in data.splits:
+        results["test"] = split_report(evaluator, data, "test")
+    else:
+        say("the corpus has no test split")
+    results["best_step"] = int(checkpoints.best_step)
+    results["parameters"] = model.count_params()
+    results["train_seconds"] = reporter.train_seconds()
+    write_atomically(os.path.join(directory, "result.json"), json.dumps(results, indent=2) + "\n")
+    say(results_table({split: results[split] for split in data.splits if split in results}))
+    sample = _sample(model, data.vocabulary, config.seed)
+    write_atomically(os.path.join(directory, "sample.txt"), sample + "\n")
+    say(f"\na sample of {_SAMPLE_WORDS} words, also in {directory}/sample.txt:")
+    say(textwrap.indent(textwrap.fill(sample, 90), "    "))
+    say(f"\nplot of the losses: {reporter.plot_path}")
+    say(f"results: {directory}/result.json")
+
+
+def _sample(model, vocabulary, seed) -> str:
+    ids = continued(model, vocabulary, (), seed, 3 * _SAMPLE_WORDS, top_p=0.95)
+    return " ".join(vocabulary.decode(ids[0]).split()[:_SAMPLE_WORDS])
