@@ -55,7 +55,8 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
     softmax = tf.nn.softmax(logits)
     places = tf.minimum(targets, num_columns - 1)
     at_target = tf.gather(logits, places, batch_dims=1)
-    normaliser = _normaliser(logits, softmax, at_target, tf.gather(softmax, places, batch_dims=1))
+    chance = tf.gather(softmax, places, batch_dims=1)
+    normaliser = _normaliser(logits, softmax, at_target, chance)
     in_table, share = 1.0, 1.0  # the latter: the table's columns' part of the probability
     if columns is not None:
         more = _logits(inputs, *columns)
@@ -84,13 +85,18 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
     if dtype != tf.float32:
         # Rounding would leave nothing of `softmax - 1` at a target that is nearly certain.
         rounded = tf.cast(tf.gather(probabilities, places, batch_dims=1), tf.float32)
-        slopes += scale * (tf.gather(softmax, places, batch_dims=1) - rounded)
+        slopes += scale * (chance - rounded)
     rows = tf.cast(tf.gather(table, places), tf.float32)
     to_inputs = tf.cast(tf.matmul(probabilities, table), tf.float32)
     to_inputs = scale[:, None] * to_inputs + slopes[:, None] * rows
-    to_table = _outer(probabilities, inputs_f32, scale, dtype)
-    # A product, since TensorFlow's sum down the columns takes twice the time.
-    to_bias = None if bias is None else _outer(probabilities, tf.ones([1, 1]), scale, dtype)[:, 0]
+    # The range of float16 is small: a mean's weights would be lost in it.
+    in_range = dtype != tf.float16
+    to_table = _outer(probabilities, scale[:, None] * inputs_f32, dtype, in_range)
+    to_bias = None
+    if bias is not None:
+        # Equal weights, rounded, would be off all in the same direction, and with them the sum. A
+        # product, since TensorFlow's sum down the columns takes twice the time.
+        to_bias = _outer(probabilities, scale[:, None], dtype, dtype == tf.float32)[:, 0]
     of_columns = None
     if columns is not None:
         table_f32 = tf.cast(columns.table, tf.float32)
@@ -151,22 +157,35 @@ def _normaliser(logits, softmax, some_logit, its_probability):
     """The logarithm of the sum of the exponentials of each row, from one logit's probability.
 
     That saves all passes over the logits; where the probability is too small to have a logarithm,
-    the largest logit's is taken, which is at least 1 / V.
+    the largest logit's is taken, which is at least 1 / V. Always so where there is a GPU, whose
+    branches the host would have to wait for.
     """
+
+    def from_largest():
+        return tf.reduce_max(logits, -1) - tf.math.log(tf.reduce_max(softmax, -1))
+
+    if tf.config.list_logical_devices("GPU"):
+        return from_largest()
     return tf.cond(
         tf.reduce_any(its_probability < 1e-30),
-        lambda: tf.reduce_max(logits, -1) - tf.math.log(tf.reduce_max(softmax, -1)),
+        from_largest,
         lambda: some_logit - tf.math.log(its_probability),
     )
 
 
-def _outer(probabilities, inputs, scale, dtype):
-    """`probabilities' @ (scale * inputs)`, float32 `[V, E]`, computed in `dtype`."""
+def _outer(probabilities, rows, dtype, in_range: bool):
+    """`probabilities' @ rows`, float32 `[V, E]`, computed in `dtype`.
+
+    Args:
+      probabilities: `[T, V]` in `dtype`.
+      rows: float32 `[T, E]`.
+      dtype: of the product.
+      in_range: False to bring the largest of the rows to 1 for the product.
+    """
     unit = None
-    if dtype == tf.float16:
-        # Its range is small: a mean's weights would be lost in it.
-        unit = tf.reduce_max(tf.abs(scale))
-        scale = tf.math.divide_no_nan(scale, unit)
-    scaled = tf.cast(scale[:, None] * inputs, dtype)
-    products = tf.cast(tf.matmul(probabilities, scaled, transpose_a=True), tf.float32)
+    if not in_range:
+        unit = tf.reduce_max(tf.abs(rows))
+        rows = tf.math.divide_no_nan(rows, unit)
+    products = tf.matmul(probabilities, tf.cast(rows, dtype), transpose_a=True)
+    products = tf.cast(products, tf.float32)
     return products if unit is None else unit * products

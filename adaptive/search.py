@@ -157,9 +157,7 @@ def _where(wanted, compute, state, num_columns: int):
     if isinstance(num_rows, int) and num_rows <= rows_per_chunk(num_rows, num_columns, few=False):
         # One pass over all costs less than several over most of them.
         everyone = tf.range(num_rows)
-        return tf.cond(
-            count > num_rows // 2, lambda: tuple(compute(everyone, 0, *state)), lambda: some()
-        )
+        return tf.cond(count > num_rows // 2, lambda: tuple(compute(everyone, 0, *state)), some)
     return some()
 
 
