@@ -20,8 +20,8 @@ from transformer_xl.pretrained import (
     load_huggingface,
     save_huggingface,
 )
-from transformer_xl.pretrained.safetensors_files import load_safetensors, save_safetensors
 from transformer_xl.pretrained.torch_files import load_torch_file
+from transformer_xl.safetensors_files import load_safetensors, save_safetensors
 
 CASES = sorted(
     path.stem.removeprefix("huggingface_")

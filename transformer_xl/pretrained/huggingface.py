@@ -11,11 +11,11 @@ from adaptive.clusters import Clusters, projected
 from transformer_xl.config import ModelConfig
 from transformer_xl.model import TransformerXL
 from transformer_xl.pretrained.keras_files import load_keras_weights
-from transformer_xl.pretrained.safetensors_files import load_safetensors, save_safetensors
 from transformer_xl.pretrained.state_dict import constants, entries_of, without_constants
 from transformer_xl.pretrained.torch_files import load_torch_file
 from transformer_xl.pretrained.vocabulary_files import load_tokens
 from transformer_xl.pretrained.weight_map import collect, fill
+from transformer_xl.safetensors_files import load_safetensors, save_safetensors
 
 _PREFIX = "transformer."
 _CONFIG = "config.json"

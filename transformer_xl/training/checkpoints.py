@@ -1,114 +1,183 @@
 """Checkpoints: all that a run needs to go on, and the best weights so far.
 
 A directory holds the last few states of training and, under `best/`, the weights with the lowest
-validation loss. Both are TensorFlow checkpoints, which appear under their name only when they
-are complete.
+validation loss and those that had it before. `state_store` tells whole ones from damaged ones.
 """
 
 import math
 import os
+from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from transformer_xl.memory import Memory
+from transformer_xl.training.state_store import CheckpointError, StateStore, StoredState
+from transformer_xl.training.tensorflow_states import TensorFlowState, newest_tensorflow_state
 
-# How many states are kept: one more than needed, should the last be damaged.
-_KEPT = 2
+# One more of each than is needed, and of states another, should the last be damaged.
+_STATES_KEPT, _BEST_KEPT = 3, 2
+_SHOWN = 4  # differences that an error names
 
 
 class Checkpoints:
     """The checkpoints of one run.
 
+    A state holds the model's variables, the optimizer's (its count of updates is the position on
+    the learning rate's schedule), memory, the step (the position in the data, whose order is a
+    function of it and of the seed), the best loss and when it was, and `more`. The seed of dropout
+    is a variable of the model.
+
     Args:
       directory: where they are kept.
       model: a `TransformerXL`.
       optimizer: a built Keras optimizer, or None where only the best weights are wanted.
+      more: further variables of a state, `tf.Variable`s or Keras', by name.
+      say: told of damaged checkpoints, in one line.
+
+    Attributes:
+      step: int64 variable, steps done.
+      best_nll: float64 variable, the lowest validation loss, nats per token.
+      best_step: int64 variable, when it was.
     """
 
-    def __init__(self, directory: str, model, optimizer=None):
-        self._model = {variable.path: variable.value for variable in model.variables}
-        if len(self._model) != len(model.variables):
-            raise ValueError("Two variables of the model have one path, so one would be lost.")
+    def __init__(
+        self,
+        directory: str,
+        model,
+        optimizer=None,
+        more: Mapping | None = None,
+        say: Callable[[str], None] = print,
+    ):
+        self._model = _by_path("model", model.variables)
         self.step = tf.Variable(0, dtype=tf.int64)
         self.best_nll = tf.Variable(math.inf, dtype=tf.float64)
         self.best_step = tf.Variable(0, dtype=tf.int64)
-        best = {"step": self.best_step, "nll": self.best_nll}
-        self._best = tf.train.CheckpointManager(
-            tf.train.Checkpoint(model=self._model, best=best),
-            os.path.join(directory, "best"),
-            max_to_keep=1,
-        )
+        self._best_figures = {"best/nll": self.best_nll, "best/step": self.best_step}
         self._directory = directory
-        self._memory = self._states = None  # made when memory's shape is known
+        self._best_directory = os.path.join(directory, "best")
+        self._states = StateStore(directory, _STATES_KEPT, say)
+        self._best = StateStore(self._best_directory, _BEST_KEPT, say)
+        self._others = {"step": self.step, **self._best_figures}
         if optimizer is not None:
-            self._state = {
-                "model": self._model,
-                "optimizer": {variable.path: variable.value for variable in optimizer.variables},
-                "step": self.step,
-                "best": best,
-            }
+            self._others |= _by_path("optimizer", optimizer.variables)
+        self._others |= {f"more/{name}": variable for name, variable in (more or {}).items()}
 
     def last_step(self) -> int:
-        """The step of the last state; 0 if there is none."""
-        latest = tf.train.latest_checkpoint(self._directory)
-        return 0 if latest is None else int(latest.rpartition("-")[2])
+        """The step of the last state that is whole; 0 if none was written yet.
+
+        Raises:
+          CheckpointError: if there are states but none is whole.
+        """
+        state = self._newest(self._states, self._directory)
+        return 0 if state is None else state.step
 
     def restore(self, memory: Memory) -> Memory | None:
-        """Brings back the last state, if there is one.
+        """Brings back the last state that is whole, if there is one.
 
         Args:
           memory: one of the shape that was saved.
 
         Returns:
           The `Memory` before the next step; None if there is no checkpoint yet.
+
+        Raises:
+          CheckpointError: if there are states but none is whole, or it is of another model.
         """
-        manager = self._manager(memory)
-        if manager.latest_checkpoint is None:
+        state = self._newest(self._states, self._directory)
+        if state is None:
             return None
-        manager.checkpoint.restore(manager.latest_checkpoint).assert_consumed()
-        return tf.nest.map_structure(tf.identity, self._memory)
+        remembered = _named(memory)
+        values = _assign({**self._model, **self._others, **remembered}, state)
+        tensors = [
+            tf.convert_to_tensor(values[name], like.dtype) for name, like in remembered.items()
+        ]
+        return tf.nest.pack_sequence_as(memory, tensors)
 
     def save(self, step: int, memory: Memory):
-        """Writes the state after `step` steps."""
-        manager = self._manager(memory)
-        for variable, value in zip(tf.nest.flatten(self._memory), tf.nest.flatten(memory)):
-            variable.assign(value)
+        """Writes the state after `step` steps.
+
+        Raises:
+          CheckpointError: if it cannot be written; the states before are as they were.
+        """
         self.step.assign(step)
-        manager.save(checkpoint_number=step)
+        self._states.write(step, {**self._model, **self._others, **_named(memory)})
 
     def save_if_best(self, step: int, nll: float) -> bool:
         """Writes the weights if their validation loss is the lowest so far; says whether."""
         if not nll < float(self.best_nll):
             return False
-        self.best_nll.assign(nll)
-        self.best_step.assign(step)
-        self._best.save(checkpoint_number=step)
+        self.save_best(step, nll)
         return True
 
+    def save_best(self, step: int, nll: float):
+        """Writes the weights as the best ones, those of `step`, with a loss of `nll`."""
+        self.best_nll.assign(nll)
+        self.best_step.assign(step)
+        self._best.write(step, {**self._model, **self._best_figures})
+
     def restore_best(self):
-        """Gives the model the best weights.
+        """Gives the model the best weights that are whole.
 
         Raises:
           FileNotFoundError: if there are none yet.
+          CheckpointError: if there are some but none is whole, or they are of another model.
         """
-        if self._best.latest_checkpoint is None:
+        state = self._newest(self._best, self._best_directory)
+        if state is None:
             raise FileNotFoundError(
-                f"There is no best checkpoint in {self._best.directory}. Train first: one is "
+                f"There is no best checkpoint in {self._best_directory}. Train first: one is "
                 "written at each evaluation, and when training ends."
             )
-        self._best.checkpoint.restore(self._best.latest_checkpoint).assert_consumed()
+        _assign({**self._model, **self._best_figures}, state)
 
-    def _manager(self, memory: Memory):
-        """The manager of the states, for memory of this shape."""
-        if self._states is None:
-            self._memory = tf.nest.map_structure(
-                lambda value: tf.Variable(value, dtype=value.dtype), memory
-            )
-            checkpoint = tf.train.Checkpoint(
-                memory={"hidden": list(self._memory.hidden), "valid": self._memory.valid},
-                **self._state,
-            )
-            self._states = tf.train.CheckpointManager(
-                checkpoint, self._directory, max_to_keep=_KEPT
-            )
-        return self._states
+    def best_candidates(self) -> list[int]:
+        """The steps of the best weights and of those that were the best before, newest first."""
+        return [state.step for state in self._best.all_whole()]
+
+    def restore_candidate(self, step: int):
+        """Gives the model the weights of one of `best_candidates`."""
+        state = next(state for state in self._best.all_whole() if state.step == step)
+        _assign({**self._model, **self._best_figures}, state)
+
+    def _newest(self, store: StateStore, directory: str) -> StoredState | TensorFlowState | None:
+        return store.newest() or newest_tensorflow_state(directory)
+
+
+def _by_path(part: str, variables) -> dict:
+    named = {f"{part}/{variable.path}": variable for variable in variables}
+    if len(named) != len(variables):
+        raise ValueError(f"Two variables of the {part} have one path, so one would be lost.")
+    return named
+
+
+def _named(memory: Memory) -> dict:
+    layers = {f"memory/hidden/{i}": layer for i, layer in enumerate(memory.hidden)}
+    return {**layers, "memory/valid": memory.valid}
+
+
+def _assign(targets: Mapping, state: StoredState | TensorFlowState) -> dict[str, np.ndarray]:
+    """Gives variables a state's values, and returns these; nothing is assigned unless all fit."""
+    values = state.read()
+    differences = [f"it lacks {name}" for name in targets if name not in values]
+    differences += [f"{name} is not known here" for name in values if name not in targets]
+    for name in targets.keys() & values.keys():
+        here, there = _kind(targets[name]), _kind(values[name])
+        if here != there:
+            differences.append(f"{name} is {there} there, {here} here")
+    if differences:
+        differences.sort()
+        more = len(differences) - _SHOWN
+        raise CheckpointError(
+            f"The checkpoint {state.path} is of another model or optimizer: "
+            f"{'; '.join(differences[:_SHOWN])}{f'; and {more} more' if more > 0 else ''}. "
+            "Choose another --workdir, or give the flags that it was made with."
+        )
+    for name, target in targets.items():
+        if hasattr(target, "assign"):
+            target.assign(values[name])
+    return values
+
+
+def _kind(value) -> str:
+    return f"{tf.as_dtype(value.dtype).name} {list(value.shape)}"

@@ -22,9 +22,13 @@ _DTYPES = {
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 _MAX_HEADER = 100_000_000  # bytes; the format's own bound
 
 
@@ -73,23 +77,48 @@ def save_safetensors(arrays: Mapping[str, np.ndarray], path: str, metadata: Mapp
     """Writes arrays; the file appears whole or not at all.
 
     Args:
-      arrays: float32, by name.
+      arrays: by name; see `write_safetensors`.
       path: of the file.
       metadata: strings, kept in the header.
     """
-    header, end = {"__metadata__": dict(metadata)}, 0
-    for name, array in arrays.items():
-        header[name] = {
-            "dtype": "F32",
-            "shape": list(array.shape),
-            "data_offsets": [end, end + array.size * 4],
-        }
-        end += array.size * 4
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
     temporary = f"{path}.tmp"
     with open(temporary, "wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for array in arrays.values():
-            file.write(np.ascontiguousarray(array, "<f4"))
+        write_safetensors(arrays, file, metadata)
     os.replace(temporary, path)
+
+
+def write_safetensors(values: Mapping, file, metadata: Mapping[str, str]):
+    """Writes arrays to an open file, one after the other, so that one at a time is in memory.
+
+    Args:
+      values: by name, NumPy arrays, or tensors or variables of TensorFlow, in the order of the
+        file.
+      file: anything with `write`.
+      metadata: strings, kept in the header.
+
+    Raises:
+      ValueError: for a dtype that the format lacks.
+    """
+    header, end = {"__metadata__": dict(metadata)}, 0
+    for name, value in values.items():
+        dtype = _dtype(value)
+        if dtype not in _NAMES:
+            raise ValueError(f"safetensors files have no dtype for {name}. Received: {dtype}.")
+        size = math.prod(value.shape) * dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[dtype],
+            "shape": list(value.shape),
+            "data_offsets": [end, end + size],
+        }
+        end += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(struct.pack("<Q", len(text)) + text)
+    for value in values.values():
+        array = np.ascontiguousarray(value, _dtype(value))
+        file.write(memoryview(array.reshape(-1).view(np.uint8)))
+
+
+def _dtype(value) -> np.dtype:
+    """NumPy's dtype of an array, a tensor or a variable, in the file's byte order."""
+    return np.dtype(tf.as_dtype(value.dtype).as_numpy_dtype).newbyteorder("<")
