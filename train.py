@@ -23,6 +23,7 @@ import flags
 from flag_groups import model, text, training
 from modes.terminal import fail
 from transformer_xl.training.loop import DivergedError
+from transformer_xl.training.state_store import CheckpointError
 
 for _group in (flags, model, training, text):
     absl_flags.adopt_module_key_flags(_group)
@@ -48,7 +49,7 @@ def main(argv):
         fail(f"error: {error}", 2)
     try:
         run()
-    except DivergedError as error:
+    except (DivergedError, CheckpointError, OSError) as error:
         fail(f"error: {error}", 1)
 
 

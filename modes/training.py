@@ -22,7 +22,12 @@ from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.report import Reporter, results_table
 from transformer_xl.training.steps import make_train_step
 from transformer_xl.training.stop import StopSignal
-from transformer_xl.training.workdir import RunRecord, read_record, write_atomically
+from transformer_xl.training.workdir import (
+    RunRecord,
+    check_writable,
+    read_record,
+    write_atomically,
+)
 
 _SAMPLE_WORDS = 60
 
@@ -30,6 +35,7 @@ _SAMPLE_WORDS = 60
 def set_up():
     """Checks everything that can be checked, prepares the data; returns what trains."""
     directory, train_config = flags.workdir(), flags.train_config()
+    check_writable(directory)
     record = read_record(directory)
     resolved = resolve_precision(train_config, record and record.train)
     model, vocabulary = given_weights(resolved)
@@ -72,7 +78,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
     optimizer = make_optimizer(config)
     jit_compile = compiles_with_xla(config.jit_compile, model.drops)
     train_step = make_train_step(model, optimizer, config.clip_norm, jit_compile)
-    checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer)
+    checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer, say=say)
     memory = model.initial_memory(config.batch_size)
     step = checkpoints.last_step()
     evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))

@@ -6,6 +6,7 @@ validation loss and those that had it before. `state_store` tells whole ones fro
 
 import math
 import os
+import sys
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -33,7 +34,7 @@ class Checkpoints:
       model: a `TransformerXL`.
       optimizer: a built Keras optimizer, or None where only the best weights are wanted.
       more: further variables of a state, `tf.Variable`s or Keras', by name.
-      say: told of damaged checkpoints, in one line.
+      say: told of damaged checkpoints, in one line; None: standard error.
 
     Attributes:
       step: int64 variable, steps done.
@@ -47,8 +48,9 @@ class Checkpoints:
         model,
         optimizer=None,
         more: Mapping | None = None,
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] | None = None,
     ):
+        say = say or _warn
         self._model = _by_path("model", model.variables)
         self.step = tf.Variable(0, dtype=tf.int64)
         self.best_nll = tf.Variable(math.inf, dtype=tf.float64)
@@ -142,6 +144,10 @@ class Checkpoints:
 
     def _newest(self, store: StateStore, directory: str) -> StoredState | TensorFlowState | None:
         return store.newest() or newest_tensorflow_state(directory)
+
+
+def _warn(line: str):
+    print(line, file=sys.stderr, flush=True)
 
 
 def _by_path(part: str, variables) -> dict:

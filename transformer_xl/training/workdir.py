@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import tempfile
 
 from transformer_xl.config import ModelConfig, TrainConfig
 
 _FILE = "config.json"
+_FOLDERS = ("checkpoints", "checkpoints/best", "data", "tensorboard")
 # What a checkpoint's contents or the order of the data depend on; the rest may change on the way.
 _FIXED = (
     "seed",
@@ -104,6 +106,32 @@ def read_record(directory: str) -> RunRecord | None:
             f"{path}, which records a run's settings, cannot be read: {error}. Choose another "
             "--workdir."
         ) from error
+
+
+def check_writable(directory: str):
+    """Refuses a run's directory that cannot be written to; leaves it as it is.
+
+    Raises:
+      OSError: if it, or a folder of a run in it, cannot.
+    """
+    if os.path.isdir(directory):
+        folders = [directory, *(os.path.join(directory, name) for name in _FOLDERS)]
+        folders = [folder for folder in folders if os.path.isdir(folder)]
+    else:
+        # The folder that it will be made in.
+        folder = os.path.abspath(directory)
+        while not os.path.lexists(folder):
+            folder = os.path.dirname(folder)
+        folders = [folder]
+    for folder in folders:
+        try:
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise type(error)(
+                f"--workdir={directory} cannot be written to: {folder}: {error.strerror}. Choose "
+                "another --workdir, or make it one that this user may write to."
+            ) from error
 
 
 def write_atomically(path: str, text: str):
