@@ -112,7 +112,7 @@ class Run:
 
 def curve(directory):
     """What metrics.jsonl says, without the clock."""
-    clock = {"time", "seconds", "tokens_per_second"}
+    clock = {"time", "seconds", "tokens_per_second", "memory_gb"}
     lines = (directory / "metrics.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in clock} for line in lines]
 

@@ -11,6 +11,7 @@ import tqdm
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from transformer_xl.training.memory_use import memory_use
 from transformer_xl.training.workdir import write_atomically
 
 _SPLIT_NAMES = {"train": "training", "valid": "validation"}
@@ -20,7 +21,8 @@ class Reporter:
     """Writes a run's reports into its directory and shows its progress.
 
     `metrics.jsonl` has one JSON object a report: `step`, `split`, `loss` (nats per token),
-    `perplexity`, and for training `learning_rate`, `gradient_norm`, `tokens_per_second`. Reports
+    `perplexity`, and for training `learning_rate`, `gradient_norm`, `tokens_per_second`, the
+    `seconds` they took and the memory in use (see `memory_use`). TensorBoard gets the same. Reports
     of steps after `step`, which a run that was cut short wrote and will write again, are dropped.
 
     Args:
@@ -58,6 +60,7 @@ class Reporter:
             gradient_norm=gradient_norm,
             tokens_per_second=tokens_per_second,
             seconds=seconds,
+            **memory_use(),
         )
         self._spent += seconds
         self._steps_timed += step - self._step_done
