@@ -15,6 +15,7 @@ if keras.backend.backend() != "tensorflow":
     )
 
 from .clusters import Clusters
+from .cross_entropy import linear_cross_entropy
 from .cutoffs import (
     CostModel,
     compare_with_full_softmax,
@@ -45,6 +46,7 @@ __all__ = [
     "compare_with_full_softmax",
     "expected_cost",
     "id_order_from_counts",
+    "linear_cross_entropy",
     "measure_cost_model",
     "optimal_cutoffs",
 ]

@@ -1,4 +1,4 @@
-"""Negative log-likelihoods of a linear softmax, chunk by chunk, with gradients of their own.
+"""The cross-entropy of a linear softmax, chunk by chunk, with gradients of its own.
 
 The logits `[T, V]` never exist whole: rows go through in chunks, and what remains of a chunk is
 its losses and what it adds to the gradients. A chunk has a fixed number of rows and their number
@@ -11,10 +11,13 @@ T rows, V columns of the table, m further columns, E width of the rows.
 
 from typing import NamedTuple
 
+import keras
+import numpy as np
 import tensorflow as tf
 
 from .chunk import Sources, add_targets, as_sources, present
 from .chunk import chunk as _chunk
+from .hidden_states import check_same_shape
 
 # A chunk's logits take this much: small enough for caches and for memory, large enough for the
 # matrix product to run at speed. See benchmarks/.
@@ -33,6 +36,82 @@ class _Result(NamedTuple):
     nll: tf.Tensor  # float32 [T]
     # Those of sum(weights * nll) by the sources that are present, float32; () without weights.
     gradients: tuple
+
+
+def linear_cross_entropy(
+    hidden, table, bias, targets, sample_weight=None, training=True, memory_bytes=2 * CHUNK_BYTES
+):
+    """Softmax and cross-entropy of `hidden @ table' + bias`, without ever holding all its logits.
+
+    For any model with very many classes. The usual dense layer with a cross-entropy keeps the
+    logits `[T, V]`, their softmax and their gradient, T the number of targets: 3.3 GB at 1,024
+    tokens and 267,735 words. Here rows go through in chunks, and what remains of a chunk is its
+    loss and what it adds to the gradients, which are formed in the same pass. The result is the
+    same, in float32 whatever the dtype of the products.
+
+    Args:
+      hidden: float `[..., D]`. Its dtype is that of the products: cast it to bfloat16 for mixed
+        precision.
+      table: float `[V, D]`, a row for each class: a tensor or a variable. The kernel `[D, V]` of
+        a dense layer is its transpose.
+      bias: float `[V]`, or None.
+      targets: int `[...]`, from 0 to V - 1. Give targets that do not count a weight of 0.
+      sample_weight: float `[...]`, what each target counts for; None means 1. It has no gradient.
+        For a mean, divide it by its sum.
+      training: whether gradients will be wanted. False computes the loss alone; gradients are
+        right then, too, but cost the logits a second time.
+      memory_bytes: what a chunk's logits and their softmax may take, at least 8 rows of them.
+        Gradients, and one more array of the size of the table, come to that.
+
+    Returns:
+      The weighted sum of the negative log-likelihoods, a float32 scalar. It has no second
+      derivative with `training=True`.
+
+    Raises:
+      ValueError: for shapes or dtypes that do not fit, symbolic tensors, and, in eager calls, ids
+        outside the vocabulary. Compiled code cannot raise: there the loss and the gradients of
+        table and bias are NaN.
+
+    Example:
+      >>> hidden, table = tf.zeros([2, 3, 8]), tf.zeros([100, 8])
+      >>> float(linear_cross_entropy(hidden, table, None, tf.zeros([2, 3], tf.int32)) / 6)
+      4.605...
+    """
+    if any(isinstance(one, keras.KerasTensor) for one in (hidden, table, bias, targets)):
+        raise ValueError(
+            "linear_cross_entropy computes on tensors, not on the symbolic tensors of a "
+            "functional model: call it in `train_step`, or in a layer's `call` with `add_loss`. "
+            "Received: a KerasTensor."
+        )
+    hidden, table, targets = (tf.convert_to_tensor(one) for one in (hidden, table, targets))
+    bias = None if bias is None else tf.convert_to_tensor(bias)
+    _check_shapes(hidden, table, bias, targets)
+    num_classes, width = table.shape
+    if not isinstance(memory_bytes, int) or memory_bytes < 1:
+        raise ValueError(f"memory_bytes must be an integer above 0. Received: {memory_bytes!r}.")
+    weights = tf.ones(tf.shape(targets))
+    if sample_weight is not None:
+        weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
+        check_same_shape("sample_weight", weights.shape, "targets", targets.shape)
+        weights = tf.stop_gradient(weights)
+    outside = (targets < 0) | (targets >= num_classes)
+    if tf.executing_eagerly():
+        if np.any(outside):
+            wrong = np.asarray(targets)[np.asarray(outside)]
+            raise ValueError(f"Targets must be from 0 to {num_classes - 1}. Received: {wrong[0]}.")
+    else:
+        # Compiled code cannot raise: what a row counts for reaches the loss and every gradient.
+        weights = tf.where(outside, np.float32(np.nan), weights)
+        targets = tf.where(outside, tf.zeros_like(targets), targets)
+    inputs = tf.reshape(hidden, [-1, width])
+    targets = tf.cast(tf.reshape(targets, [-1]), tf.int32)
+    weights = tf.reshape(weights, [-1])
+    num_rows = inputs.shape[0] if inputs.shape[0] is not None else tf.shape(inputs)[0]
+    chunk_rows = rows_per_chunk(num_rows, num_classes, few=False, logits_bytes=memory_bytes // 2)
+    arguments = (inputs, table, bias, targets)
+    if training:
+        return linear_loss(*arguments, weights, chunk_rows=chunk_rows)
+    return tf.reduce_sum(weights * linear_nll(*arguments, chunk_rows=chunk_rows))
 
 
 def linear_nll(
@@ -158,7 +237,9 @@ def _run(sources: Sources, targets, weights, rows, chunk_rows, smoothing) -> _Re
     return _Result(nll, tuple(gradients))
 
 
-def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least: int = 64):
+def rows_per_chunk(
+    num_rows, num_columns: int, few: bool, share: int = 16, least: int = 64, logits_bytes=None
+):
     """A multiple of 8, bounded by the memory that a chunk's logits take.
 
     Args:
@@ -167,11 +248,13 @@ def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least
       few: whether few of the rows are wanted: a chunk is then small beside their number.
       share: the chunk's part of the rows is one of so many, where few are wanted,
       least: but not fewer rows than this.
+      logits_bytes: the bound; None means `CHUNK_BYTES`.
 
     Returns:
       An int, or a tensor where the number of rows is known only at run time.
     """
-    most = max(8, CHUNK_BYTES // (4 * num_columns) // 8 * 8)
+    logits_bytes = CHUNK_BYTES if logits_bytes is None else logits_bytes
+    most = max(8, logits_bytes // (4 * num_columns) // 8 * 8)
     least_of, most_of = (min, max) if isinstance(num_rows, int) else (tf.minimum, tf.maximum)
     if few:
         rows = least_of(num_rows, most_of(least, num_rows // share))
@@ -179,6 +262,32 @@ def rows_per_chunk(num_rows, num_columns: int, few: bool, share: int = 16, least
         # Chunks of one size, as the last one is computed whole.
         rows = -(-num_rows // most_of(1, -(-num_rows // most)))
     return least_of(most, most_of(8, -(-rows // 8) * 8))
+
+
+def _check_shapes(hidden, table, bias, targets):
+    dtypes = [one.dtype for one in (hidden, table, bias) if one is not None]
+    if not all(dtype.is_floating for dtype in dtypes) or not targets.dtype.is_integer:
+        raise ValueError(
+            "hidden, table and bias must be floating, targets integer ids. Received: dtypes "
+            f"{[dtype.name for dtype in dtypes]}, targets {targets.dtype.name}."
+        )
+    if len(table.shape) != 2 or None in table.shape or not len(hidden.shape):
+        raise ValueError(
+            "hidden must be [..., D] and table [V, D], of known sizes. "
+            f"Received: {hidden.shape}, {table.shape}."
+        )
+    num_classes, width = table.shape
+    if hidden.shape[-1] != width:
+        raise ValueError(
+            f"table must be [V, D] with the D of hidden, {hidden.shape[-1]}; a dense layer's "
+            f"kernel is the transpose of that. Received: table {table.shape}."
+        )
+    if bias is not None and bias.shape != (num_classes,):
+        raise ValueError(
+            f"bias must be [{num_classes}], a number for each row of the table. "
+            f"Received: {bias.shape}."
+        )
+    check_same_shape("targets", targets.shape, "hidden without the last axis", hidden.shape[:-1])
 
 
 def _as_gradients(gradients, tensors):

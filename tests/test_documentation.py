@@ -36,7 +36,7 @@ def test_every_public_name_has_a_docstring():
         assert len(getattr(adaptive, name).__doc__ or "") > 40, name
 
 
-@pytest.mark.parametrize("page", ["from_keras_adaptive_softmax", "from_pytorch"])
+@pytest.mark.parametrize("page", ["from_keras_adaptive_softmax", "from_pytorch", "linear_cross_entropy"])
 def test_pages(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
