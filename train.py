@@ -20,12 +20,12 @@ from absl import app, logging
 from absl import flags as absl_flags
 
 import flags
-from flag_groups import model, text, training
+from flag_groups import inspection, model, text, training
 from modes.terminal import fail
 from transformer_xl.training.loop import DivergedError
 from transformer_xl.training.state_store import CheckpointError
 
-for _group in (flags, model, training, text):
+for _group in (flags, model, training, inspection, text):
     absl_flags.adopt_module_key_flags(_group)
 
 _DEMO = pathlib.Path(__file__).parent / "configs" / "demo.flags"

@@ -8,17 +8,21 @@ import keras
 
 import flags
 from data_utils import TrainSegments
+from flag_groups.inspection import DRY_RUN, PROFILE_STEPS
+from modes import dry_run
 from modes.evaluation import eval_batches, split_report
 from modes.generation import continued
 from modes.run_inputs import chosen_cutoffs, given_weights, model_settings, prepared
 from modes.terminal import STOPPED, fail, say
 from transformer_xl import TransformerXL
 from transformer_xl.config import evaluation_lengths
+from transformer_xl.training.best_choice import choose_best
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import compiles_with_xla, device_name, resolve_precision
 from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.loop import train
 from transformer_xl.training.optimizer import make_optimizer
+from transformer_xl.training.profile import Profiled, profile_range
 from transformer_xl.training.report import Reporter, results_table
 from transformer_xl.training.steps import make_train_step
 from transformer_xl.training.stop import StopSignal
@@ -36,6 +40,7 @@ def set_up():
     """Checks everything that can be checked, prepares the data; returns what trains."""
     directory, train_config = flags.workdir(), flags.train_config()
     check_writable(directory)
+    profile_range(PROFILE_STEPS.value)
     record = read_record(directory)
     resolved = resolve_precision(train_config, record and record.train)
     model, vocabulary = given_weights(resolved)
@@ -63,12 +68,24 @@ def set_up():
     described = {"corpus": data.name, "fingerprint": data.fingerprint}
     if record is not None:
         record.check_data(directory, described)
+    if DRY_RUN.value:
+        return lambda: _dry_run(model_config, train_config, eval_lengths, data, segments, model)
     RunRecord(model_config, train_config, described).write(directory)
     write_atomically(os.path.join(directory, "flags.txt"), flags.as_flagfile())
     data.vocabulary.save(os.path.join(directory, "vocabulary"))
     return lambda: _train(
         directory, model_config, train_config, eval_lengths, data, segments, model
     )
+
+
+def _dry_run(model_config, config, eval_lengths, data, segments, model):
+    keras.utils.set_random_seed(config.seed)
+    if model is None:
+        model = TransformerXL(model_config, **model_settings(config))
+    jit_compile = compiles_with_xla(config.jit_compile, model.drops)
+    train_step = make_train_step(model, make_optimizer(config), config.clip_norm, jit_compile)
+    evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))
+    dry_run.report(model, config, data, segments, train_step, evaluator)
 
 
 def _train(directory, model_config, config, eval_lengths, data, segments, model):
@@ -90,6 +107,9 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
     if step:
         say(f"going on after step {step:,}")
     reporter = Reporter(directory, step, config.max_steps)
+    profiled = profile_range(PROFILE_STEPS.value)
+    if profiled is not None:
+        train_step = Profiled(train_step, profiled, step, os.path.join(directory, "profile"))
     stop = StopSignal()
     done = train(
         config,
@@ -103,16 +123,27 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
         stop.requested,
         segments.in_document if config.reset_memory else None,
     )
+    if profiled is not None:
+        train_step.close()
     reporter.draw()
     reporter.close()
     if not done:
         fail("stopped by a signal; the state is saved: start again to go on", STOPPED)
     stop.restore()
 
+    if config.eval_steps:
+        full = choose_best(
+            checkpoints,
+            config.max_steps,
+            reporter.validation_loss(config.max_steps),
+            lambda: evaluator.result("valid").nll,
+            say,
+        )
+        known = full[int(checkpoints.best_step)]
+    else:
+        checkpoints.restore_best()
+        known = float(checkpoints.best_nll)  # validated in full, they need not be again
     say(f"evaluating the best weights, those of step {int(checkpoints.best_step):,}")
-    checkpoints.restore_best()
-    # Validated in full, they need not be again.
-    known = None if config.eval_steps else float(checkpoints.best_nll)
     results = {"valid": split_report(evaluator, data, "valid", nll=known)}
     if "test" in data.splits:
         results["test"] = split_report(evaluator, data, "test")

@@ -9,14 +9,14 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 import flags
+from flag_groups import inspection, text, training
 from flag_groups import model as model_flags
-from flag_groups import text, training
 from transformer_xl import ModelConfig, TrainConfig
 
 ROOT = pathlib.Path(flags.__file__).parent
 CONFIGS = ROOT / "configs"
 SOURCES = [*ROOT.glob("*.py"), *ROOT.glob("modes/*.py"), *ROOT.glob("flag_groups/*.py")]
-MODULES = (flags, model_flags, text, training)
+MODULES = (flags, model_flags, inspection, text, training)
 
 
 def our_flags():
