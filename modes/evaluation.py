@@ -16,6 +16,12 @@ from modes.run_inputs import (
 )
 from modes.terminal import say
 from transformer_xl.config import evaluation_lengths
+from transformer_xl.training.breakdown import break_down, frequency_bands
+from transformer_xl.training.breakdown_report import (
+    breakdown_tables,
+    draw_breakdown,
+    settings_line,
+)
 from transformer_xl.training.devices import resolve_precision
 from transformer_xl.training.evaluate import EvalResult, Evaluator
 from transformer_xl.training.report import results_table
@@ -47,11 +53,22 @@ def set_up():
 
     def run():
         evaluator = Evaluator(model, config, lengths, eval_batches(data))
-        results = {split: split_report(evaluator, data, split) for split in splits}
+        bands = frequency_bands(model.config.vocab_size, model.config.cutoffs)
+        results = {}
+        for split in splits:
+            parts = break_down(evaluator, split, bands)
+            row = split_report(evaluator, data, split, nll=parts.result.nll)
+            results[split] = {**row, **parts.figures(bands)}
         path = os.path.join(directory, "eval.json")
+        picture = os.path.join(directory, "eval.png")
         write_atomically(path, json.dumps(results, indent=2) + "\n")
+        settings = settings_line(evaluator.settings)
+        perplexities = ", ".join(f"{row['perplexity']:,.2f} ({s})" for s, row in results.items())
+        draw_breakdown(results, f"{data.name}: perplexity {perplexities}\n{settings}", picture)
+        say(breakdown_tables(results))
         say(results_table(results))
-        say(f"results: {path}")
+        say(f"with {settings}\n")
+        say(f"results: {path}\npicture: {picture}")
 
     return run
 

@@ -23,7 +23,7 @@ class EvalResult(NamedTuple):
 
     @property
     def perplexity(self) -> float:
-        return _exp(self.nll)
+        return perplexity_of(self.nll)
 
     def figures(self, num_words: int, num_characters: int) -> dict:
         """The figures that are reported of a split.
@@ -38,7 +38,7 @@ class EvalResult(NamedTuple):
             "nll": self.nll,
             "perplexity": self.perplexity,
             "tokens": self.tokens,
-            "perplexity_per_word": _exp(total / num_words),
+            "perplexity_per_word": perplexity_of(total / num_words),
             "bits_per_character": total / math.log(2) / num_characters,
         }
 
@@ -76,16 +76,19 @@ def evaluate(
     return EvalResult(nll / weight, round(weight))
 
 
-def _exp(nats: float) -> float:
-    # Of a diverged model: a large number, and no OverflowError.
-    return math.exp(min(nats, 700.0))
+def perplexity_of(nats: float | None) -> float | None:
+    """The exponential; None of None. Of a diverged model a large number, and no error."""
+    return None if nats is None else math.exp(min(nats, 700.0))
 
 
 class Evaluator:
     """Scores splits of a corpus with the evaluation's settings.
 
     Attributes:
+      model: what is evaluated.
       settings: by name, what results are reported with: batch size and lengths.
+      attention: those of them that a model's calls take.
+      jit_compile: whether XLA compiles the steps.
     """
 
     def __init__(self, model, config, lengths: dict, batches: Callable):
@@ -103,16 +106,21 @@ class Evaluator:
             "segment_length": config.eval_segment_length or config.segment_length,
             **lengths,
         }
-        self._model, self._batches = model, batches
-        attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
-        jit_compile = compiles_with_xla(config.jit_compile, drops=False)
-        self._step = make_eval_step(model, jit_compile, **attention)
+        self.model, self._batches = model, batches
+        self.attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
+        self.jit_compile = compiles_with_xla(config.jit_compile, drops=False)
+        self._step = make_eval_step(model, self.jit_compile, **self.attention)
+
+    def inputs(self, split: str):
+        """The pair (batches of a split, the `Memory` before the first)."""
+        settings = self.settings
+        batches = self._batches(split, settings["batch_size"], settings["segment_length"])
+        memory = self.model.initial_memory(settings["batch_size"], settings["memory_length"])
+        return batches, memory
 
     def result(self, split: str, max_segments: int = 0) -> EvalResult:
         """The loss on a split, or, with a bound, on its first segments."""
-        settings = self.settings
-        batches = self._batches(split, settings["batch_size"], settings["segment_length"])
+        batches, memory = self.inputs(split)
         if max_segments:
             batches = batches.take(max_segments)
-        memory = self._model.initial_memory(settings["batch_size"], settings["memory_length"])
         return evaluate(self._step, batches, memory)

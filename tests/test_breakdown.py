@@ -1,0 +1,154 @@
+"""The loss by frequency band and by position: sums that add up, whatever the batch size."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from data_utils import EvalSegments
+from transformer_xl import ModelConfig, TrainConfig, TransformerXL
+from transformer_xl.config import evaluation_lengths
+from transformer_xl.training.breakdown import Bands, break_down, frequency_bands
+from transformer_xl.training.breakdown_report import (
+    breakdown_tables,
+    draw_breakdown,
+    settings_line,
+)
+from transformer_xl.training.evaluate import Evaluator
+
+IDS = np.random.default_rng(3).zipf(1.3, 150).clip(max=120).astype("int32") - 1
+LENGTH = 7
+
+
+def small_model(cutoffs=(10, 40)):
+    return TransformerXL(
+        ModelConfig(
+            vocab_size=120,
+            num_layers=2,
+            model_dim=16,
+            num_heads=2,
+            feed_forward_dim=24,
+            cutoffs=cutoffs,
+            div_val=2 if cutoffs else 1,
+            memory_length=9,
+            init_stddev=0.5,
+        )
+    )
+
+
+def evaluator_of(model, batch_size, **lengths):
+    config = TrainConfig(
+        eval_batch_size=batch_size, eval_segment_length=LENGTH, jit_compile="false", **lengths
+    )
+
+    def batches(split, *sizes):
+        assert split == "test"
+        return EvalSegments(IDS, 0, *sizes).dataset()
+
+    return Evaluator(model, config, evaluation_lengths(model.config, config), batches)
+
+
+def by_hand(model, batch_size, cutoffs):
+    """Sums over the whole distribution, stream by stream, without the evaluation's code."""
+    edges = [0, *cutoffs, 120]
+    bands, positions = np.zeros([2, len(edges) - 1]), np.zeros([2, LENGTH])
+    stream_length = -(-len(IDS) // batch_size)
+    before = np.concatenate([[0], IDS[:-1]])
+    for first in range(0, len(IDS), stream_length):
+        targets = IDS[first : first + stream_length]
+        inputs = before[first : first + stream_length]
+        memory = model.initial_memory(1)
+        for start in range(0, len(targets), LENGTH):
+            now = slice(start, start + LENGTH)
+            log_prob, memory = model.log_prob(tf.constant(inputs[None, now]), memory)
+            for place, target in enumerate(targets[now]):
+                nll = -float(log_prob[0, place, target])
+                band = np.searchsorted(edges, target, side="right") - 1
+                bands[:, band] += nll, 1
+                positions[:, place] += nll, 1
+    return bands, positions
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 33])
+@pytest.mark.parametrize("cutoffs", [(10, 40), ()])
+def test_sums_are_those_of_the_distribution(batch_size, cutoffs):
+    model = small_model(cutoffs)
+    bands = frequency_bands(120, cutoffs)
+    parts = break_down(evaluator_of(model, batch_size), "test", bands)
+    expected_bands, expected_positions = by_hand(model, batch_size, cutoffs or (10, 100))
+    np.testing.assert_allclose([parts.band_nll, parts.band_tokens], expected_bands, rtol=2e-5)
+    np.testing.assert_allclose(
+        [parts.position_nll, parts.position_tokens], expected_positions, rtol=2e-5
+    )
+    assert parts.result.tokens == len(IDS)
+
+
+def test_bands_and_positions_add_up_to_the_evaluation():
+    evaluator = evaluator_of(small_model(), 4, eval_memory_length=20, eval_same_length=True)
+    whole = evaluator.result("test")
+    bands = frequency_bands(120, (10, 40))
+    figures = break_down(evaluator, "test", bands).figures(bands)
+    total = whole.nll * whole.tokens
+    rows, positions = figures["bands"], figures["positions"]
+    assert sum(row["tokens"] for row in rows) == sum(positions["tokens"]) == whole.tokens == 150
+    assert sum(row["nll_sum"] for row in rows) == pytest.approx(total, rel=1e-6)
+    assert sum(row["tokens"] * row["nll"] for row in rows) == pytest.approx(total, rel=1e-6)
+    by_position = np.dot(positions["tokens"], positions["nll"])
+    assert by_position == pytest.approx(total, rel=1e-6)
+    assert sum(row["share_of_loss"] for row in rows) == pytest.approx(1)
+    # Streams of 38, 38, 38 and 36 tokens: five segments each, and three tokens, or one.
+    assert positions["tokens"] == [24, 23, 23, 20, 20, 20, 20]
+
+
+def test_bands_by_rank_where_there_are_no_clusters():
+    bands = frequency_bands(33_278)
+    assert bands.starts == (0, 10, 100, 1000, 10_000)
+    assert bands.names[0] == "rank 1 to 10"
+    assert bands.names[-1] == "rank 10,001 to 33,278"
+    assert frequency_bands(10).starts == (0,)
+    ids = tf.constant([[0, 9, 10, 99], [100, 9999, 10_000, 33_277]])
+    assert bands.of(ids).numpy().tolist() == [[0, 0, 1, 1], [2, 3, 4, 4]]
+    clusters = frequency_bands(120, (10, 40))
+    assert clusters == Bands(("head", "tail 1", "tail 2"), (0, 10, 40), 120)
+    assert clusters.ends == (10, 40, 120)
+
+
+def test_a_band_without_tokens_has_no_mean(tmp_path):
+    global IDS
+    bands = Bands(("seen", "never"), (0, 119), 120)
+    evaluator = evaluator_of(small_model(), 2)
+    kept, IDS = IDS, np.minimum(IDS, 50)
+    try:
+        parts = break_down(evaluator, "test", bands)
+    finally:
+        IDS = kept
+    figures = parts.figures(bands)
+    assert [row["tokens"] for row in figures["bands"]] == [150, 0]
+    assert figures["bands"][1]["perplexity"] is None
+    assert json.loads(json.dumps(figures)) == figures
+    results = {"test": {"tokens": 150, "perplexity": parts.result.perplexity, **figures}}
+    assert "never" in breakdown_tables(results)
+    draw_breakdown(results, "A title", str(tmp_path / "eval.png"))
+    assert (tmp_path / "eval.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["eval.png"]
+
+
+def test_tables_have_the_figures():
+    evaluator = evaluator_of(small_model(), 4)
+    bands = frequency_bands(120, (10, 40))
+    parts = break_down(evaluator, "test", bands)
+    row = {"tokens": 150, "perplexity": parts.result.perplexity, **parts.figures(bands)}
+    lines = breakdown_tables({"test": row}).splitlines()
+    head = next(line for line in lines if line.startswith("  head"))
+    assert head.split()[1:3] == ["0-9", str(int((IDS < 10).sum()))]
+    assert f"{row['bands'][0]['perplexity']:,.2f}" in head
+    # Positions 1, 2, 3 to 4, 5 to 7: all tokens once more.
+    tail = lines[next(i for i, line in enumerate(lines) if "by position" in line) + 1 :]
+    assert [line.split("  ")[1] for line in tail] == ["1", "2", "3 to 4", "5 to 7"]
+    assert sum(int(line.split()[-2]) for line in tail) == 150
+    settings = {"batch_size": 10, "segment_length": 64, "memory_length": 640}
+    assert settings_line({**settings, "clamp_length": 400, "same_length": True}) == (
+        "10 streams, segments of 64, memory of 640, distances clamped at 400, same length"
+    )
+    assert "no clamp" in settings_line({**settings, "clamp_length": -1, "same_length": False})
