@@ -6,6 +6,7 @@
   python train.py --mode=eval --workdir=DIR --eval_memory_length=640
   python train.py --mode=generate --workdir=DIR --prompt="The President"
   python train.py --mode=score --workdir=DIR --input_file=FILE
+  python train.py --mode=export --workdir=DIR      a SavedModel for TensorFlow Serving
   python train.py --init_from=WEIGHTS --corpus=text --data_dir=DIR --workdir=DIR   goes on from them
 
 Flags after a --flagfile override it. Started again with the same --workdir, training goes on where
@@ -35,6 +36,7 @@ _FILES = {
     "eval": "evaluation",
     "generate": "generation",
     "score": "scoring",
+    "export": "exporting",
     "prepare": "preparation",
 }
 
