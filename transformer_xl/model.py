@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from adaptive.head_training import HeadTraining, unpacked
+from transformer_xl import cache as cache_lib
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
 from transformer_xl.block import make_blocks, normal
@@ -132,6 +133,46 @@ class TransformerXL(HeadTraining, keras.Model):
             self.compute_dtype,
             config.memory_start,
         )
+
+    def initial_cache(
+        self,
+        batch_size,
+        memory_length: int | None = None,
+        segment_length: int = 1,
+        clamp_length: int | None = None,
+    ) -> cache_lib.Cache:
+        """The cache before the first segment, for `extend`.
+
+        Args:
+          batch_size: B.
+          memory_length: M; None for the configuration's. May be 0.
+          segment_length: how long segments will be, most of the time; others are as right, and
+            slower where they are longer.
+          clamp_length: None for the configuration's; holds for all segments that follow.
+        """
+        length = self.config.memory_length if memory_length is None else memory_length
+        check_lengths(length, -1, False)
+        memory = self.initial_memory(batch_size, length)
+        return cache_lib.cache_of(self, memory, segment_length, clamp_length)
+
+    def extend(self, tokens, cache, same_length: bool | None = None, lengths=None):
+        """Reads a segment as a call does, without projecting what went before once more.
+
+        The numbers are those of a call with a memory of the same length. There is no dropout, and
+        gradients are not meant to be taken.
+
+        Args:
+          tokens: int `[B, L]`.
+          cache: of `initial_cache`, or as an earlier call returned it.
+          same_length: None for the configuration's.
+          lengths: int32 `[B]`, where rows are of different lengths: how many of each row's last
+            tokens are its own. What stands before them is not attended. Only rows that have read
+            nothing yet may have less than L. None for all L.
+
+        Returns:
+          The pair (hidden states `[B, L, D]` in the compute dtype, the next `Cache`).
+        """
+        return cache_lib.extend(self, tokens, cache, same_length, lengths)
 
     def call(self, tokens, memory=None, training=None, clamp_length=None, same_length=None):
         config = self.config

@@ -1,0 +1,165 @@
+"""The cache against the uncached model, which the golden numbers and the oracle stand for."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transformer_xl import ModelConfig, TransformerXL
+from transformer_xl.cache import cache_of
+
+CONFIG = ModelConfig(
+    vocab_size=23,
+    num_layers=2,
+    model_dim=8,
+    num_heads=2,
+    head_dim=3,
+    feed_forward_dim=9,
+    cutoffs=(10,),
+    div_val=2,
+    block_pattern="afaf",
+    init_stddev=0.4,
+    memory_length=5,
+    dropout=0.3,
+)
+BATCH = 3
+
+
+def model_of(**changes):
+    keras.utils.set_random_seed(3)
+    return TransformerXL(dataclasses.replace(CONFIG, **changes))
+
+
+def segments(lengths):
+    draw = np.random.default_rng(1)
+    return [tf.constant(draw.integers(0, 23, [BATCH, length]), tf.int32) for length in lengths]
+
+
+def check_same(model, lengths, memory, cache, atol=1e-5, **attention):
+    for tokens in segments(lengths):
+        expected, memory = model(tokens, memory, **attention)
+        found, cache = model.extend(tokens, cache, attention.get("same_length"))
+        assert found.dtype == expected.dtype
+        np.testing.assert_allclose(
+            tf.cast(found, tf.float32), tf.cast(expected, tf.float32), rtol=0, atol=atol
+        )
+        np.testing.assert_array_equal(cache.valid, memory.valid)
+    return memory, cache
+
+
+MIXED = (1, 4, 1, 1, 12, 3, *(1,) * 7, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layer_norm": "pre", "final_norm": True},
+        {"memory_start": "zeros"},
+        {"memory_start": "zeros", "layer_norm": "pre"},
+        {"clamp_length": 3},
+        {"same_length": True},
+        {"untie_position_biases": False, "block_pattern": "aaf"},
+        {"num_heads": 1, "head_dim": 6},
+    ],
+)
+def test_segments_of_any_length(changes):
+    model = model_of(**changes)
+    check_same(model, MIXED, model.initial_memory(BATCH), model.initial_cache(BATCH))
+
+
+@pytest.mark.parametrize("memory_length, segment_length", [(0, 1), (1, 4), (9, 1), (9, 20)])
+def test_other_lengths_than_the_configuration(memory_length, segment_length):
+    model = model_of()
+    memory = model.initial_memory(BATCH, memory_length)
+    cache = model.initial_cache(BATCH, memory_length, segment_length, clamp_length=4)
+    assert cache.length == memory_length
+    attention = {"clamp_length": 4, "same_length": memory_length > 0}
+    check_same(model, MIXED, memory, cache, **attention)
+
+
+def test_rows_with_different_pasts():
+    model = model_of()
+    memory, cache = check_same(
+        model, (4, 1, 1), model.initial_memory(BATCH), model.initial_cache(BATCH)
+    )
+    rows = tf.constant([False, True, False])
+    memory, cache = check_same(model, (1, 1), memory.reset(rows), cache.reset(rows))
+    np.testing.assert_array_equal(cache.valid, [5, 2, 5])
+    rows = tf.constant([True, False, False])
+    check_same(model, (3, 1, 1, 4), memory.reset(rows), cache.reset(rows))
+
+
+def test_a_memory_becomes_a_cache():
+    model = model_of(layer_norm="pre")
+    memory = model.initial_memory(BATCH)
+    for tokens in segments((3,)):
+        _, memory = model(tokens, memory)
+    check_same(model, (1, 2, 1, 7, 1), memory, cache_of(model, memory))
+
+
+def test_in_bfloat16():
+    # The products are rounded to 8 bits in either order of summation.
+    keras.utils.set_random_seed(3)
+    model = TransformerXL(CONFIG, dtype="mixed_bfloat16")
+    cache = model.initial_cache(BATCH)
+    assert {tensor.dtype for tensor in (*cache.keys, *cache.positions)} == {tf.bfloat16}
+    check_same(model, MIXED, model.initial_memory(BATCH), cache, atol=0.07)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_in_a_compiled_loop(jit_compile):
+    model = model_of()
+    (tokens,) = segments((17,))
+
+    @tf.function(jit_compile=jit_compile, autograph=False)
+    def read(tokens, cache):
+        def body(i, cache, results):
+            hidden, cache = model.extend(tokens[:, i, None], cache)
+            return i + 1, cache, results.write(i, hidden[:, 0])
+
+        results = tf.TensorArray(tf.float32, 17, element_shape=[BATCH, 8])
+        state = (tf.constant(0), cache, results)
+        _, cache, results = tf.while_loop(lambda i, *_: i < 17, body, state)
+        return results.stack(), cache
+
+    found, cache = read(tokens, model.initial_cache(BATCH))
+    memory = model.initial_memory(BATCH)
+    for i in range(17):
+        expected, memory = model(tokens[:, i, None], memory)
+        np.testing.assert_allclose(found[i], expected[:, 0], rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(cache.valid, memory.valid)
+
+
+@pytest.mark.parametrize("start", ["empty", "zeros"])
+@pytest.mark.parametrize("layer_norm", ["post", "pre"])
+def test_rows_of_different_lengths(start, layer_norm):
+    model = model_of(memory_start=start, layer_norm=layer_norm)
+    lengths = (1, 8, 3)
+    (tokens,) = segments((8,))
+    (after,) = segments((1,))
+    hidden, cache = model.extend(tokens, model.initial_cache(BATCH), lengths=tf.constant(lengths))
+    more, cache = model.extend(after, cache)
+    longer, _ = model.extend(tokens[:, :3], cache)
+    for row, length in enumerate(lengths):
+        memory = model.initial_memory(1)
+        own = slice(row, row + 1)
+        expected, memory = model(tokens[own, 8 - length :], memory)
+        np.testing.assert_allclose(hidden[own, 8 - length :], expected, rtol=0, atol=1e-5)
+        expected, memory = model(after[own], memory)
+        np.testing.assert_allclose(more[own], expected, rtol=0, atol=1e-5)
+        expected, _ = model(tokens[own, :3], memory)
+        np.testing.assert_allclose(longer[own], expected, rtol=0, atol=1e-5)
+
+
+def test_refuses_lengths_that_do_not_fit():
+    model = model_of()
+    with pytest.raises(ValueError, match="memory_length must be at least 0. Received: -1"):
+        model.initial_cache(BATCH, -1)
+    with pytest.raises(ValueError, match="clamp_length must be at least 1.*Received: 0"):
+        model.initial_cache(BATCH, clamp_length=0)
+    (tokens,) = segments((1,))
+    with pytest.raises(ValueError, match="same_length .* needs a memory_length of at least 1"):
+        model.extend(tokens, model.initial_cache(BATCH, 0), same_length=True)

@@ -1,0 +1,262 @@
+"""Cache: projected keys and values of what went before, so that nothing is projected twice.
+
+B batch, L segment length, M memory length, S = M + L key length, R = M + 1 slots of a ring,
+D width, H heads, K head size, N attention layers, P distances whose positions are kept.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from transformer_xl import memory as memory_lib
+from transformer_xl import positions as positions_lib
+from transformer_xl.config import check_lengths
+from transformer_xl.memory import Memory
+from transformer_xl.positions import relative_shift
+from transformer_xl.shapes import shape_of
+
+_FARTHEST = 2**31 - 1
+
+
+class Cache(NamedTuple):
+    """Of each attention layer the keys and values of the last positions, in rings.
+
+    A ring has one slot more than there are remembered positions: a single new token is written
+    over the oldest and nothing else is moved. In a compiled loop that happens in place.
+
+    Attributes:
+      keys, values: tuples of N tensors `[B, H, R, K]` in the compute dtype.
+      positions: a tuple of N tensors `[H, P, K]`, projections of the distances `P - 1 .. 0`.
+      oldest: int32 scalar, the slot of the oldest position, which the next one is written over;
+        the positions after it stand in the slots after it, the first slot following the last.
+      valid: int32 `[B]`; of the newest M positions of row `b`, `valid[b]` are real.
+      clamp_length: int32 scalar, the largest distance told apart.
+    """
+
+    keys: tuple[tf.Tensor, ...]
+    values: tuple[tf.Tensor, ...]
+    positions: tuple[tf.Tensor, ...]
+    oldest: tf.Tensor
+    valid: tf.Tensor
+    clamp_length: tf.Tensor
+
+    @property
+    def length(self) -> int:
+        """M."""
+        return self.keys[0].shape[2] - 1
+
+    def reset(self, rows):
+        """Forgets some rows and leaves the others as they are.
+
+        Args:
+          rows: bool `[B]`, True where nothing is remembered.
+
+        Returns:
+          A `Cache`.
+        """
+        return self._replace(valid=tf.where(rows, 0, self.valid))
+
+
+def cache_of(model, memory: Memory, segment_length: int = 1, clamp_length: int | None = None):
+    """What a memory holds, projected.
+
+    Args:
+      model: a `TransformerXL`.
+      memory: a `Memory` of it.
+      segment_length: positions are projected ahead for segments up to this length; those of longer
+        ones are projected when they come.
+      clamp_length: as in a call of the model; holds for all segments that follow.
+
+    Returns:
+      A `Cache` of the same length.
+    """
+    clamp_length = model.config.clamp_length if clamp_length is None else clamp_length
+    check_lengths(memory.length, clamp_length, False)
+    clamp = tf.constant(clamp_length if clamp_length > 0 else _FARTHEST)
+    keys, values, positions = [], [], []
+    for block, hidden in zip(_attending(model), memory.hidden):
+        inputs = block.norm(hidden) if block.layer_norm == "pre" else hidden
+        key_BHMK, value_BHMK = _keys_and_values(block.inner, inputs)
+        slot = [[0, 0], [0, 0], [1, 0], [0, 0]]
+        keys.append(tf.pad(key_BHMK, slot))
+        values.append(tf.pad(value_BHMK, slot))
+        sines = _sinusoids(model, memory.length + segment_length, clamp)
+        positions.append(_projected_positions(block.inner, sines))
+    return Cache(tuple(keys), tuple(values), tuple(positions), tf.constant(0), memory.valid, clamp)
+
+
+def extend(model, tokens, cache: Cache, same_length: bool | None = None, lengths=None):
+    """Reads a segment behind what is in the cache; see `TransformerXL.extend`."""
+    config = model.config
+    same_length = config.same_length if same_length is None else same_length
+    memory_length = cache.length
+    check_lengths(memory_length, -1, same_length)
+    _, segment_length = shape_of(tokens)
+    read = _read_one if segment_length == 1 and lengths is None else _read_segment
+    hidden = model.embedding(tokens)
+    hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
+    attend, cache = read(model, cache, segment_length, same_length, lengths)
+
+    keys, values = [], []
+    for block in model.blocks:
+        first = block.layer_norm == "pre"
+        inputs = block.norm(hidden) if first else hidden
+        if block.attends:
+            layer = len(keys)
+            outputs, key, value = attend(block, inputs, hidden, layer)
+            keys.append(key)
+            values.append(value)
+        else:
+            outputs = block.inner(inputs)
+        outputs = hidden + outputs
+        hidden = outputs if first else block.norm(outputs)
+    if model.final_norm is not None:
+        hidden = model.final_norm(hidden)
+    return hidden, cache._replace(keys=tuple(keys), values=tuple(values))
+
+
+def _read_one(model, cache, segment_length, same_length, lengths):
+    """How one token attends, written into the rings first; and the cache's counters after it."""
+    del model, segment_length, lengths  # of longer segments
+    memory_length = cache.length
+    num_slots = memory_length + 1
+    slots = tf.range(num_slots)
+    # The new token stands in the slot that was the oldest's, and so is no distance from itself.
+    distance_R = tf.math.floormod(cache.oldest - slots, num_slots)
+    visible_BR = distance_R <= cache.valid[:, None]
+    if same_length:
+        visible_BR &= distance_R < memory_length
+    visible = visible_BR[:, None, None, :]
+    batch, heads, _, _ = shape_of(cache.keys[0])
+    places = tf.meshgrid(tf.range(batch), tf.range(heads), cache.oldest, indexing="ij")
+    places_BH13 = tf.stack(places, -1)
+
+    def attend(block, inputs, hidden, layer):
+        del hidden
+        attention = block.inner
+        key, value = _keys_and_values(attention, inputs)
+        # Before they are read: else the old rings would have to be kept beside the new ones.
+        keys = tf.tensor_scatter_nd_update(cache.keys[layer], places_BH13, key)
+        values = tf.tensor_scatter_nd_update(cache.values[layer], places_BH13, value)
+        content_BH1K, position_BH1K = _queries(attention, inputs)
+        by_content = tf.matmul(content_BH1K, keys, transpose_b=True)
+        positions = cache.positions[layer][:, -num_slots:]
+        # One product a head for all rows: every row's would read the positions again.
+        query_HBK = tf.transpose(position_BH1K[:, :, 0], [1, 0, 2])
+        by_distance = tf.transpose(tf.matmul(query_HBK, positions, transpose_b=True), [1, 0, 2])
+        by_distance = tf.gather(by_distance, memory_length - distance_R, axis=-1)
+        scores = by_content + by_distance[:, :, None, :]
+        return _mixed(attention, scores, visible, values), keys, values
+
+    return attend, cache._replace(
+        oldest=(cache.oldest + 1) % num_slots, valid=tf.minimum(cache.valid + 1, memory_length)
+    )
+
+
+def _read_segment(model, cache, segment_length, same_length, lengths):
+    """How a segment attends, in the order of positions; and the cache's counters after it."""
+    memory_length = cache.length
+    num_slots = memory_length + 1
+    length_S = memory_length + segment_length
+    in_order = (cache.oldest + 1 + tf.range(memory_length)) % num_slots
+    padding = 0 if lengths is None else segment_length - lengths
+    visible = memory_lib.visibility(
+        cache.valid - padding, memory_length, segment_length, same_length
+    )
+    kept = cache.positions[0].shape[1]
+    known = isinstance(length_S, int) and length_S <= kept
+    sines = None if known else _sinusoids(model, length_S, cache.clamp_length)
+    is_token = None
+    if lengths is not None:
+        is_token = (tf.range(segment_length) >= padding[:, None])[:, :, None]
+
+    def attend(block, inputs, hidden, layer):
+        attention = block.inner
+        remembered = inputs
+        if is_token is not None:
+            # What a memory that starts with zeros holds.
+            remembered = tf.where(is_token, hidden, tf.zeros((), hidden.dtype))
+            remembered = block.norm(remembered) if block.layer_norm == "pre" else remembered
+        new = _keys_and_values(attention, remembered)
+        old = (cache.keys[layer], cache.values[layer])
+        keys, values = (
+            tf.concat([tf.gather(ring, in_order, axis=2), added], 2)
+            for ring, added in zip(old, new)
+        )
+        if known:
+            positions = cache.positions[layer][:, kept - length_S :]
+        else:
+            positions = _projected_positions(attention, sines)
+        content_BHLK, position_BHLK = _queries(attention, inputs)
+        if attention.num_heads == 1:
+            # A product broadcast from [1, S, K] corrupts memory in TensorFlow 2.21 on CPUs
+            # (tensorflow#117700).
+            positions = tf.tile(positions[None], [shape_of(inputs)[0], 1, 1, 1])
+        by_distance = tf.matmul(position_BHLK, positions, transpose_b=True)
+        scores = tf.matmul(content_BHLK, keys, transpose_b=True) + relative_shift(by_distance)
+        outputs = _mixed(attention, scores, visible, values)
+        return outputs, _last(keys, num_slots), _last(values, num_slots)
+
+    read = segment_length if lengths is None else lengths
+    valid = tf.minimum(cache.valid + read, memory_length)
+    return attend, cache._replace(oldest=tf.constant(0), valid=valid)
+
+
+def _attending(model):
+    return [block for block in model.blocks if block.attends]
+
+
+def _last(ring_BHSK, num_slots):
+    _, heads, length, size = shape_of(ring_BHSK)
+    return tf.ensure_shape(
+        ring_BHSK[:, :, length - num_slots :],
+        [ring_BHSK.shape[0], heads, num_slots, size],
+    )
+
+
+def _sinusoids(model, length, clamp):
+    distances = tf.minimum(tf.range(length - 1, -1, -1), clamp)
+    sines = positions_lib.sinusoids(tf.cast(distances, tf.float32), model.config.model_dim)
+    return tf.cast(sines, model.compute_dtype)
+
+
+def _projected_positions(attention, sines_SD):
+    """`[H, S, K]`."""
+    projected = tf.matmul(sines_SD, _cast(attention, attention.position_kernel))
+    return _heads(attention, projected[None])[0]
+
+
+def _keys_and_values(attention, inputs_BLD):
+    """The pair, `[B, H, L, K]` each."""
+    projected = tf.tensordot(inputs_BLD, _cast(attention, attention.key_value_kernel), 1)
+    return tuple(_heads(attention, half) for half in tf.split(projected, 2, axis=-1))
+
+
+def _queries(attention, inputs_BLD):
+    """The queries towards content and towards distance, scaled, `[B, H, L, K]` each."""
+    query = tf.tensordot(inputs_BLD, _cast(attention, attention.query_kernel), 1)
+    query_BHLK = _heads(attention, query)
+    scale = tf.constant(attention.head_dim**-0.5, query_BHLK.dtype)
+    return tuple((query_BHLK + bias) * scale for bias in attention.biases.vectors())
+
+
+def _mixed(attention, scores_BHLS, visible, values_BHSK):
+    """The values, mixed by the softmax of the scores, and projected: `[B, L, D]`."""
+    # Float32, since the sum over many keys decides probabilities.
+    scores_BHLS = tf.cast(scores_BHLS, tf.float32)
+    scores_BHLS = tf.where(visible, scores_BHLS, tf.constant(-1e30))
+    weights_BHLS = tf.cast(tf.nn.softmax(scores_BHLS), values_BHSK.dtype)
+    context_BLHK = tf.transpose(tf.matmul(weights_BHLS, values_BHSK), [0, 2, 1, 3])
+    _, length, heads, size = shape_of(context_BLHK)
+    context_BLI = tf.reshape(context_BLHK, [-1, length, heads * size])
+    return tf.tensordot(context_BLI, _cast(attention, attention.output_kernel), 1)
+
+
+def _heads(attention, projected):
+    """`[B, S, H * K]` to `[B, H, S, K]`."""
+    shape = [-1, shape_of(projected)[1], attention.num_heads, attention.head_dim]
+    return tf.transpose(tf.reshape(projected, shape), [0, 2, 1, 3])
+
+
+def _cast(attention, variable):
+    return tf.cast(variable, attention.compute_dtype)
