@@ -23,7 +23,7 @@ from absl import flags as absl_flags
 import flags
 from flag_groups import inspection, model, text, training
 from modes.terminal import fail
-from transformer_xl.training.loop import DivergedError
+from transformer_xl.training.divergence import DivergedError
 from transformer_xl.training.state_store import CheckpointError
 
 for _group in (flags, model, training, inspection, text):

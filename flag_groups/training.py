@@ -4,6 +4,7 @@ from absl import flags
 
 from flag_groups.of_fields import boolean_flag, defaults, enum_flag, float_flag, integer_flag
 from transformer_xl import TrainConfig
+from transformer_xl.config import DISTRIBUTIONS, OPTIMIZERS, PRECISIONS
 
 _TRAIN = defaults(TrainConfig)
 
@@ -16,8 +17,14 @@ TRAIN_FLAGS = (
     ),
     boolean_flag(_TRAIN, "roll_streams", "Whether streams begin elsewhere in every epoch."),
     boolean_flag(_TRAIN, "reset_memory", "Whether nothing is remembered of another document."),
-    enum_flag(_TRAIN, "optimizer", ("adam",), "The optimizer."),
+    enum_flag(_TRAIN, "optimizer", OPTIMIZERS, "The optimizer."),
     float_flag(_TRAIN, "learning_rate", "Its peak."),
+    float_flag(
+        _TRAIN,
+        "weight_decay",
+        "Part of the weights that a step takes away at a learning rate of 1; not for adam, and "
+        "not of biases, norms and tables.",
+    ),
     enum_flag(
         _TRAIN,
         "schedule",
@@ -33,6 +40,32 @@ TRAIN_FLAGS = (
     ),
     float_flag(_TRAIN, "min_learning_rate_ratio", "The cosine's end, as a part of the peak."),
     float_flag(_TRAIN, "clip_norm", "Largest global norm of the gradients; 0: no bound."),
+    integer_flag(
+        _TRAIN,
+        "accumulate_steps",
+        "Parts in which a batch is computed one after another, for less memory.",
+    ),
+    float_flag(_TRAIN, "ema_decay", "Of the moving average of weights that is evaluated; 0: none."),
+    integer_flag(_TRAIN, "max_bad_steps", "Steps in a row without a finite loss that end the run."),
+    float_flag(
+        _TRAIN,
+        "max_loss_rise",
+        "Nats above the median of the reports before, beyond which a run has diverged; 0: never.",
+    ),
+    enum_flag(
+        _TRAIN,
+        "on_divergence",
+        ("stop", "restore"),
+        "Whether a run that diverges stops, or goes back to its last checkpoint and on with other "
+        "batches.",
+    ),
+    enum_flag(
+        _TRAIN,
+        "distribution",
+        DISTRIBUTIONS,
+        "one device, mirrored over those of this machine, multi_worker over the machines of "
+        "TF_CONFIG; auto: what there is.",
+    ),
     integer_flag(_TRAIN, "max_steps", "Training steps in all."),
     integer_flag(_TRAIN, "report_every", "Steps between two reports."),
     integer_flag(_TRAIN, "eval_every", "Steps between two validations; 0: only at the end."),
@@ -41,8 +74,12 @@ TRAIN_FLAGS = (
     enum_flag(
         _TRAIN,
         "precision",
-        ("auto", "float32", "bfloat16"),
+        PRECISIONS,
         "Of the products; auto: bfloat16 on GPUs that have it.",
+    ),
+    float_flag(_TRAIN, "loss_scale", "The first one in float16; it falls and rises by itself."),
+    integer_flag(
+        _TRAIN, "loss_scale_growth_steps", "Steps without an overflow after which it doubles."
     ),
     enum_flag(
         _TRAIN,

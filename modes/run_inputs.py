@@ -115,5 +115,5 @@ def workdir_for_results():
 
 def model_settings(config):
     """What a model is made with, besides its configuration."""
-    policy = "mixed_bfloat16" if config.precision == "bfloat16" else "float32"
-    return {"seed": config.seed, "dtype": policy}
+    policies = {"bfloat16": "mixed_bfloat16", "float16": "mixed_float16"}
+    return {"seed": config.seed, "dtype": policies.get(config.precision, "float32")}

@@ -26,6 +26,7 @@ from transformer_xl.training.profile import Profiled, profile_range
 from transformer_xl.training.report import Reporter, results_table
 from transformer_xl.training.steps import make_train_step
 from transformer_xl.training.stop import StopSignal
+from transformer_xl.training.train_state import TrainState
 from transformer_xl.training.workdir import (
     RunRecord,
     check_writable,
@@ -94,8 +95,13 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
         model = TransformerXL(model_config, **model_settings(config))
     optimizer = make_optimizer(config)
     jit_compile = compiles_with_xla(config.jit_compile, model.drops)
-    train_step = make_train_step(model, optimizer, config.clip_norm, jit_compile)
-    checkpoints = Checkpoints(os.path.join(directory, "checkpoints"), model, optimizer, say=say)
+    state = _train_state(model, config)
+    train_step = make_train_step(
+        model, optimizer, config.clip_norm, jit_compile, config.accumulate_steps, state
+    )
+    checkpoints = Checkpoints(
+        os.path.join(directory, "checkpoints"), model, optimizer, state.variables, say=say
+    )
     memory = model.initial_memory(config.batch_size)
     step = checkpoints.last_step()
     evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))
@@ -114,12 +120,13 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
     done = train(
         config,
         train_step,
-        lambda start: segments.dataset(start, config.max_steps - start),
+        segments.dataset,
         segments.starts_epoch,
         lambda: evaluator.result("valid", config.eval_steps),
         memory,
         checkpoints,
         reporter,
+        state,
         stop.requested,
         segments.in_document if config.reset_memory else None,
     )
@@ -160,6 +167,11 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
     say(textwrap.indent(textwrap.fill(sample, 90), "    "))
     say(f"\nplot of the losses: {reporter.plot_path}")
     say(f"results: {directory}/result.json")
+
+
+def _train_state(model, config) -> TrainState:
+    scale = config.loss_scale if config.precision == "float16" else 0.0
+    return TrainState(model, config.ema_decay, scale, config.loss_scale_growth_steps)
 
 
 def _sample(model, vocabulary, seed) -> str:

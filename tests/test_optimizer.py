@@ -8,7 +8,9 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import TrainConfig
-from transformer_xl.training.optimizer import Adam, WarmupSchedule, make_optimizer
+from transformer_xl.training.adam import Adam
+from transformer_xl.training.optimizer import make_optimizer
+from transformer_xl.training.schedule import WarmupSchedule
 
 
 def adam_in_numpy(value, gradients, rate, beta1=0.9, beta2=0.999, epsilon=1e-8):

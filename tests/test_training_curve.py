@@ -8,7 +8,7 @@ import pytest
 from tests.reference import golden
 from transformer_xl import TransformerXL
 from transformer_xl.pretrained import assign_huggingface_weights, config_from_huggingface
-from transformer_xl.training.optimizer import Adam
+from transformer_xl.training.adam import Adam
 from transformer_xl.training.steps import make_train_step
 
 

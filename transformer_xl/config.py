@@ -130,6 +130,11 @@ class ModelConfig:
         return per_cluster(self.tie_projections, num_clusters, "tie_projections")
 
 
+OPTIMIZERS = ("adam", "adamw", "lamb", "adafactor")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+DISTRIBUTIONS = ("auto", "one", "mirrored", "multi_worker")
+
+
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """How a model is trained and evaluated. Lengths are in tokens, batch sizes in streams.
@@ -142,19 +147,34 @@ class TrainConfig:
         of `segment_length`, in another order in every epoch.
       roll_streams: whether each stream begins at another place of its text in every epoch.
       reset_memory: whether memory ends where a document of the text begins.
-      optimizer: "adam".
+      optimizer: "adam", "adamw", "lamb" or "adafactor"; see `training.optimizer`.
       learning_rate: its peak.
-      schedule: "cosine", "inverse_sqrt" or "constant"; see `training.optimizer`.
+      weight_decay: a part of the weights, for each step at a learning rate of 1; not of biases,
+        norms and tables, and not for "adam".
+      schedule: "cosine", "inverse_sqrt" or "constant"; see `training.schedule`.
       warmup_steps: steps over which the learning rate rises from 0.
       cosine_from: where the cosine begins: "start", step 0, or "warmup_end".
       min_learning_rate_ratio: the cosine's end, as a part of the peak.
       clip_norm: the largest global norm of a step's gradients; 0 for no bound.
+      accumulate_steps: parts in which a batch goes through the model, for less memory.
+      ema_decay: of the moving average of the weights, which is then what is evaluated and kept as
+        the best; 0 for none.
       max_steps: training steps in all.
+      max_bad_steps: so many steps in a row with a loss or gradient that is not finite end a run.
+      max_loss_rise: nats per token that the loss of a report may be above the median of the
+        reports before; 0 for no bound.
+      on_divergence: what follows either: "stop", or "restore", the last checkpoint, and other
+        batches than those before.
+      distribution: "one" device, "mirrored" over all of this machine, "multi_worker" over the
+        machines of TF_CONFIG, or "auto": what there is.
       report_every: steps between two reports.
       eval_every: steps between two evaluations on the validation split; 0 for only the last.
       eval_steps: at most so many segments in each of these; 0 for the whole split.
       checkpoint_every: steps between two checkpoints.
-      precision: "auto", "float32" or "bfloat16"; "auto" is bfloat16 on GPUs that have it.
+      precision: "auto", "float32", "bfloat16" or "float16"; "auto" is bfloat16 on GPUs that have
+        it.
+      loss_scale: the first one of float16, which falls and rises; see `training.train_state`.
+      loss_scale_growth_steps: after so many steps without an overflow it doubles.
       jit_compile: "auto", "true" or "false": whether XLA compiles the steps; see
         `training.devices`.
       eval_batch_size: as `batch_size`, in evaluation.
@@ -174,17 +194,26 @@ class TrainConfig:
     reset_memory: bool = False
     optimizer: str = "adam"
     learning_rate: float = 1e-3
+    weight_decay: float = 0.0
     schedule: str = "cosine"
     warmup_steps: int = 200
     cosine_from: str = "start"
     min_learning_rate_ratio: float = 0.0
     clip_norm: float = 0.25
+    accumulate_steps: int = 1
+    ema_decay: float = 0.0
     max_steps: int = 1000
+    max_bad_steps: int = 10
+    max_loss_rise: float = 1.5
+    on_divergence: str = "stop"
+    distribution: str = "auto"
     report_every: int = 50
     eval_every: int = 500
     eval_steps: int = 0
     checkpoint_every: int = 500
     precision: str = "auto"
+    loss_scale: float = 2.0**15
+    loss_scale_growth_steps: int = 2000
     jit_compile: str = "auto"
     eval_batch_size: int = 10
     eval_segment_length: int | None = None
@@ -195,10 +224,18 @@ class TrainConfig:
     def __post_init__(self):
         for name in ("batch_size", "segment_length", "eval_batch_size", "max_steps"):
             at_least(self, name, 1)
-        for name in ("report_every", "checkpoint_every"):
+        for name in ("report_every", "checkpoint_every", "accumulate_steps", "max_bad_steps"):
             at_least(self, name, 1)
-        for name in ("eval_every", "eval_steps", "warmup_steps", "seed"):
+        for name in ("loss_scale", "loss_scale_growth_steps"):
+            at_least(self, name, 1)
+        for name in ("eval_every", "eval_steps", "warmup_steps", "seed", "max_loss_rise"):
             at_least(self, name, 0)
+        if self.batch_size % self.accumulate_steps:
+            raise ValueError(
+                "batch_size must be divisible by accumulate_steps, the parts in which a batch is "
+                f"computed. Received: batch_size={self.batch_size}, "
+                f"accumulate_steps={self.accumulate_steps}."
+            )
         if self.eval_segment_length is not None:
             at_least(self, "eval_segment_length", 1)
         if self.eval_memory_length is not None:
@@ -208,15 +245,26 @@ class TrainConfig:
                 "eval_clamp_length must be at least 1, or -1 for no bound. "
                 f"Received: {self.eval_clamp_length}."
             )
-        one_of(self, "optimizer", ("adam",))
+        one_of(self, "optimizer", OPTIMIZERS)
+        one_of(self, "on_divergence", ("stop", "restore"))
+        one_of(self, "distribution", DISTRIBUTIONS)
         one_of(self, "schedule", ("cosine", "inverse_sqrt", "constant"))
         one_of(self, "cosine_from", ("start", "warmup_end"))
-        one_of(self, "precision", ("auto", "float32", "bfloat16"))
+        one_of(self, "precision", PRECISIONS)
         one_of(self, "jit_compile", ("auto", "true", "false"))
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be above 0. Received: {self.learning_rate}.")
-        if self.clip_norm < 0:
-            raise ValueError(f"clip_norm must be at least 0. Received: {self.clip_norm}.")
+        for name in ("clip_norm", "weight_decay"):
+            at_least(self, name, 0)
+        if self.weight_decay and self.optimizer == "adam":
+            raise ValueError(
+                "weight_decay needs an optimizer that has it: adamw, lamb or adafactor. Received: "
+                f"optimizer='adam', weight_decay={self.weight_decay}."
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(
+                f"ema_decay must be at least 0 and below 1. Received: {self.ema_decay}."
+            )
         if not 0 <= self.min_learning_rate_ratio <= 1:
             raise ValueError(
                 "min_learning_rate_ratio must be from 0 to 1. "

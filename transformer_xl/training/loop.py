@@ -4,17 +4,21 @@ import math
 import time
 from collections.abc import Callable, Iterable
 
+import numpy as np
 import tensorflow as tf
 
 from transformer_xl.config import TrainConfig
 from transformer_xl.memory import Memory
 from transformer_xl.training.checkpoints import Checkpoints
+from transformer_xl.training.distribute import Replicas
+from transformer_xl.training.divergence import DivergedError, DivergenceWatch
 from transformer_xl.training.evaluate import EvalResult
 from transformer_xl.training.report import Reporter
+from transformer_xl.training.train_state import TrainState
 
-
-class DivergedError(Exception):
-    """The loss is no longer a number."""
+_MOST_RETURNS = 3  # to a checkpoint, before a run that diverges stops after all
+# Between two questions to other processes whether to stop, which cost a message.
+_STEPS_TO_ASK = 10
 
 
 def train(
@@ -26,85 +30,130 @@ def train(
     initial_memory: Memory,
     checkpoints: Checkpoints,
     reporter: Reporter,
+    state: TrainState,
     stop_requested: Callable[[], bool] = lambda: False,
     in_document: Callable | None = None,
+    replicas: Replicas | None = None,
 ) -> bool:
     """Trains up to `config.max_steps`, from where the last checkpoint stands.
 
     Args:
       config: when to report, evaluate, save and end.
       train_step: of `steps.make_train_step`.
-      batches_from: the batches (tokens, targets, weights) from a step on.
-      starts_epoch: whether a step reads the beginning of the streams, so that memory of what
+      batches_from: the batches (tokens, targets, weights) from a place in their order on.
+      starts_epoch: whether a batch reads the beginning of the streams, so that memory of what
         went before has nothing to do with it.
       evaluate: scores the validation split.
-      initial_memory: the memory before the first segment.
+      initial_memory: the memory before the first segment, of all rows.
       checkpoints: where the state is kept.
       reporter: what is told.
+      state: the step's.
       stop_requested: asked after every step; if True, the state is saved and training left.
-      in_document: how many tokens before a step belong to the document of each row's first, int32
+      in_document: how many tokens before a batch belong to the document of each row's first, int32
         `[B]`: what is older is not remembered. None: everything is.
+      replicas: that compute a step; only the chief among processes evaluates and writes.
 
     Returns:
       True if training is done, False if it was stopped before.
 
     Raises:
-      DivergedError: if the loss is not finite. The checkpoint before is left as it is.
+      DivergedError: if losses are not finite, or far above those before; see
+        `divergence.DivergenceWatch`. The checkpoint before is left as it is.
     """
-    memory = checkpoints.restore(initial_memory)
-    if memory is None:
-        memory = initial_memory
-    step = int(checkpoints.step)
+    replicas = replicas or Replicas()
+    watch = DivergenceWatch(config)
+    start = replicas.split(initial_memory)
 
-    def validate():
+    def restored():
+        memory = checkpoints.restore(initial_memory)
+        return int(checkpoints.step), start if memory is None else replicas.split(memory)
+
+    def validate(step):
+        if not replicas.chief:
+            return
         before = time.monotonic()
-        result = evaluate()
-        is_best = checkpoints.save_if_best(step, result.nll)
+        with state.averaged():
+            result = evaluate()
+            is_best = checkpoints.save_if_best(step, result.nll)
         reporter.valid(step, result.nll, is_best, time.monotonic() - before)
 
-    if _due(config.eval_every, step, config) and not reporter.has_validated(step):
-        validate()  # the run was stopped between this step and its evaluation
-    pending, started, tokens = [], time.monotonic(), 0
-    for batch in batches_from(step) if step < config.max_steps else ():
-        if starts_epoch(step):
-            memory = initial_memory
-        if in_document is not None:
-            memory = memory._replace(valid=tf.minimum(memory.valid, in_document(step)))
-        memory, metrics = train_step(*batch, memory)
-        step += 1
-        pending.append(metrics)
-        tokens += math.prod(batch[0].shape)
-        stopping = stop_requested()
-        report = _due(config.report_every, step, config) or stopping
-        if report:
-            # The only place that waits for the device, but for evaluations and checkpoints.
-            losses = tf.stack([metrics.loss for metrics in pending]).numpy().astype("float64")
-            seconds = time.monotonic() - started
-            _check_finite(losses, step)
-            reporter.train(
-                step,
-                loss=float(losses.mean()),
-                learning_rate=float(metrics.learning_rate),
-                gradient_norm=float(metrics.gradient_norm),
-                tokens_per_second=tokens / seconds,
-                seconds=seconds,
-            )
-        paused = time.monotonic()
-        if _due(config.eval_every, step, config) and not stopping:
-            _check_finite([float(metrics.loss)], step)
-            validate()
-        if _due(config.checkpoint_every, step, config) or stopping:
-            _check_finite([float(metrics.loss)], step)
-            checkpoints.save(step, memory)
-        if report:
-            pending, started, tokens = [], time.monotonic(), 0
-        else:
-            started += time.monotonic() - paused
-        if stopping:
-            return False
-        if step >= config.max_steps:
-            break
-    return True
+    def save(step, memory):
+        if not state.finite():
+            raise DivergedError(f"The weights after step {step} are not finite; nothing is saved.")
+        everywhere = replicas.gather(memory)
+        if replicas.chief:
+            checkpoints.save(step, everywhere)
+
+    def steps_from(step, memory) -> bool:
+        if _due(config.eval_every, step, config) and not reporter.has_validated(step):
+            validate(step)  # the run was stopped between this step and its evaluation
+        left_out = int(state.batches_left_out)
+        pending, started, tokens = [], time.monotonic(), 0
+        for batch in batches_from(step + left_out) if step < config.max_steps else ():
+            if starts_epoch(step + left_out):
+                memory = start
+            if in_document is not None:
+                memory = replicas.cut(memory, in_document(step + left_out))
+            memory, metrics = train_step(*replicas.split(tuple(batch)), memory)
+            step += 1
+            pending.append(metrics)
+            tokens += math.prod(batch[0].shape)
+            if step % config.max_bad_steps == 0 and len(pending) > 1:
+                watch.check_run(int(pending[-2].bad_run), step)  # of a step that is computed
+            stopping = _stops(replicas, stop_requested, step)
+            report = _due(config.report_every, step, config) or stopping
+            evaluation = _due(config.eval_every, step, config) and not stopping
+            checkpoint = _due(config.checkpoint_every, step, config) or stopping
+            if report or evaluation or checkpoint:
+                # The only place that waits for the device, but for evaluations and checkpoints.
+                bad_runs = tf.stack([metrics.bad_run for metrics in pending]).numpy()
+                losses = tf.stack([metrics.loss for metrics in pending]).numpy()
+                watch.check_run(int(bad_runs.max()), step)
+                loss = watch.mean(losses.astype(np.float64), step)
+            report = report and loss is not None
+            if report:
+                seconds = time.monotonic() - started
+                watch.reported(loss)
+                reporter.train(
+                    step,
+                    loss=loss,
+                    learning_rate=float(metrics.learning_rate),
+                    gradient_norm=_last_finite([one.gradient_norm for one in pending]),
+                    tokens_per_second=tokens / seconds,
+                    seconds=seconds,
+                    **_troubles(metrics, state),
+                )
+            paused = time.monotonic()
+            if evaluation:
+                validate(step)
+            if checkpoint:
+                save(step, memory)
+            if report:
+                pending, started, tokens = [], time.monotonic(), 0
+            else:
+                started += time.monotonic() - paused
+            if stopping:
+                return False
+            if step >= config.max_steps:
+                break
+            reached[0] = step
+        return True
+
+    step, memory = restored()
+    reached, returns = [step], 0
+    while True:
+        try:
+            return steps_from(step, memory)
+        except DivergedError as error:
+            step, memory = restored()
+            returns += 1
+            if config.on_divergence == "stop" or returns > _MOST_RETURNS or step == 0:
+                raise
+            # What was read on the way is not read again.
+            state.batches_left_out.assign_add(reached[0] + 1 - step)
+            state.restart_counts()
+            reporter.go_back(step)
+            reporter.say(f"{error} Going back to step {step:,}, and on with later batches.")
 
 
 def _due(every: int, step: int, config: TrainConfig) -> bool:
@@ -112,9 +161,20 @@ def _due(every: int, step: int, config: TrainConfig) -> bool:
     return step >= config.max_steps or (every > 0 and step > 0 and step % every == 0)
 
 
-def _check_finite(losses, step: int):
-    if not all(math.isfinite(loss) for loss in losses):
-        raise DivergedError(
-            f"The loss is no longer finite at step {step}. The last checkpoint is from before. "
-            "Try a lower --learning_rate, more --warmup_steps or a larger --batch_size."
-        )
+def _stops(replicas: Replicas, stop_requested: Callable[[], bool], step: int) -> bool:
+    """Whether any process was asked to stop; the answer is the same in all."""
+    if not replicas.multi_worker:
+        return stop_requested()
+    return step % _STEPS_TO_ASK == 0 and replicas.any(stop_requested())
+
+
+def _last_finite(norms: list) -> float:
+    """The last norm that is a number; 0 if there is none."""
+    finite = [norm for norm in tf.stack(norms).numpy() if np.isfinite(norm)]
+    return float(finite[-1]) if finite else 0.0
+
+
+def _troubles(metrics, state: TrainState) -> dict:
+    """What a report says besides, where there is something to say."""
+    more = {"bad_steps": int(metrics.bad_steps)} if int(metrics.bad_steps) else {}
+    return more | ({"loss_scale": float(metrics.loss_scale)} if state.scales else {})

@@ -50,8 +50,11 @@ class Reporter:
                 total=max_steps, initial=step, unit="step", file=self._stream, dynamic_ncols=True
             )
 
-    def train(self, step, loss, learning_rate, gradient_norm, tokens_per_second, seconds):
-        """Reports the training steps since the last report, which took `seconds`."""
+    def train(self, step, loss, learning_rate, gradient_norm, tokens_per_second, seconds, **more):
+        """Reports the training steps since the last report, which took `seconds`.
+
+        `more`: `bad_steps` so far, if any were left out; `loss_scale` in float16.
+        """
         self._write(
             step,
             "train",
@@ -61,6 +64,7 @@ class Reporter:
             tokens_per_second=tokens_per_second,
             seconds=seconds,
             **memory_use(),
+            **more,
         )
         self._spent += seconds
         self._steps_timed += step - self._step_done
@@ -87,6 +91,15 @@ class Reporter:
             f"{', the best so far' if is_best else ''} ({_duration(seconds)})"
         )
         self.draw()
+
+    def go_back(self, step: int):
+        """Forgets the reports of steps after `step`, which will be done again."""
+        self._metrics.close()
+        self.records = [record for record in self.records if record["step"] <= step]
+        text = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_atomically(self.metrics_path, text)
+        self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115 (see close)
+        self._step_done = step
 
     def train_seconds(self) -> float:
         """The time of all training steps, without evaluations and checkpoints."""

@@ -1,6 +1,6 @@
 """The compiled training step and evaluation step.
 
-B batch, L segment length.
+B batch, L segment length, A parts of a batch whose gradients are accumulated.
 """
 
 from typing import NamedTuple
@@ -8,6 +8,8 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from transformer_xl.memory import Memory
+from transformer_xl.training.gradients import normalised, summed_gradients
+from transformer_xl.training.train_state import TrainState
 
 
 class TrainMetrics(NamedTuple):
@@ -16,6 +18,9 @@ class TrainMetrics(NamedTuple):
     loss: tf.Tensor  # nats per token
     gradient_norm: tf.Tensor  # before clipping
     learning_rate: tf.Tensor
+    loss_scale: tf.Tensor  # that this step had; 1 unless in float16
+    bad_steps: tf.Tensor  # so far, this one among them
+    bad_run: tf.Tensor  # of these, the last ones that follow one another
 
 
 class EvalSums(NamedTuple):
@@ -25,42 +30,110 @@ class EvalSums(NamedTuple):
     weight: tf.Tensor
 
 
-def make_train_step(model, optimizer, clip_norm: float = 0.0, jit_compile: bool = False):
+def make_train_step(
+    model,
+    optimizer,
+    clip_norm: float = 0.0,
+    jit_compile: bool = False,
+    accumulate_steps: int = 1,
+    state: TrainState | None = None,
+):
     """A compiled function of (tokens, targets, weights, memory) that updates the model.
 
-    The loss is the weighted mean over the batch.
+    The loss is the weighted mean over the batch. Where it or a gradient is not finite, weights,
+    moments and averages stay as they are, and rows of memory that are not finite are forgotten.
+
+    Made and called within the scope of a `tf.distribute` strategy, the step is one of all its
+    replicas: they get what `Replicas.split` makes of a batch and of memory, add up their gradients
+    before these are clipped, and keep the same weights.
 
     Args:
       model: a `TransformerXL`.
       optimizer: a Keras optimizer; built here.
       clip_norm: the largest global norm of the gradients; 0 for no bound.
       jit_compile: whether XLA compiles it.
+      accumulate_steps: A; the batch goes through the model in so many parts, each with its own
+        rows of memory, so that only a part's activations exist at a time.
+      state: the step's own variables; None makes them.
 
     Returns:
       A function of int `[B, L]` tokens, int `[B, L]` targets, float `[B, L]` weights and the
       `Memory` before, which returns the pair (next `Memory`, `TrainMetrics`).
+
+    Raises:
+      ValueError: when it is traced, if B is not divisible by A.
     """
     variables = model.trainable_variables
+    state = TrainState(model) if state is None else state
     optimizer.build(variables)
+    strategy = tf.distribute.get_strategy()
+    alone = strategy.num_replicas_in_sync == 1 and not tf.distribute.has_strategy()
 
-    @tf.function(jit_compile=jit_compile, autograph=False)
-    def train_step(tokens, targets, weights, memory):
-        weights /= tf.reduce_sum(weights)
-        with tf.GradientTape() as tape:
-            loss, memory = model.loss(tokens, targets, weights, memory, training=True)
-        gradients = tape.gradient(loss, [variable.value for variable in variables])
-        # An embedding's gradient may be a list of rows in which a row occurs twice; its norm is
-        # that of the dense gradient.
-        gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    def local(tokens, targets, shares, memory):
+        return summed_gradients(model, tokens, targets, shares, memory, accumulate_steps)
+
+    def update(strategy, gradients, learning_rate, verdict):
+        first = [strategy.experimental_local_results(value)[0] for value in verdict]
+        verdict = type(verdict)(*first)
+        rate = strategy.experimental_local_results(learning_rate)[0]
+        state.keep(verdict)
+
+        def take():
+            for variable, gradient in zip(variables, gradients):
+                strategy.extended.update(
+                    variable.value,
+                    lambda value, gradient: optimizer.update_step(gradient, value, rate),
+                    args=(gradient,),
+                    group=False,
+                )
+            optimizer.iterations.value.assign_add(1)
+            state.average(strategy)
+            return tf.constant(True)
+
+        tf.cond(verdict.good, take, lambda: tf.constant(False))
+
+    def on_replica(tokens, targets, weights, memory):
+        context = tf.distribute.get_replica_context()
+        scale = state.loss_scale()
+        shares = normalised(weights, context) * scale
+        # XLA compiles what is one device's; messages between replicas are outside.
+        compiled = local
+        if jit_compile and not alone:
+            compiled = tf.function(local, jit_compile=True, autograph=False)
+        loss, gradients, after = compiled(tokens, targets, shares, memory)
+        if context.num_replicas_in_sync > 1:
+            loss, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
+        loss /= scale
+        if state.scales:
+            gradients = [gradient / scale for gradient in gradients]
         norm = tf.linalg.global_norm(gradients)
         learning_rate = tf.convert_to_tensor(optimizer.learning_rate)
         if clip_norm > 0:
-            scale = tf.minimum(1.0, clip_norm / norm)
-            gradients = [gradient * scale for gradient in gradients]
-        optimizer.apply(gradients, variables)
-        return memory, TrainMetrics(loss, norm, learning_rate)
+            bound = tf.minimum(1.0, clip_norm / norm)
+            gradients = [gradient * bound for gradient in gradients]
+        verdict = state.judge(loss, norm)
+        context.merge_call(update, args=(gradients, learning_rate, verdict))
+        after = tf.cond(verdict.good, lambda: after, lambda: _healthy(after))
+        return after, TrainMetrics(
+            loss, norm, learning_rate, scale, verdict.bad_steps, verdict.bad_run
+        )
+
+    if alone:
+        return tf.function(on_replica, jit_compile=jit_compile, autograph=False)
+
+    @tf.function(autograph=False)
+    def train_step(*arguments):
+        memory, metrics = strategy.run(on_replica, arguments)
+        metrics = [strategy.experimental_local_results(value)[0] for value in metrics]
+        return memory, TrainMetrics(*metrics)
 
     return train_step
+
+
+def _healthy(memory: Memory) -> Memory:
+    """Memory without the rows that hold a number which is not finite."""
+    finite = [tf.reduce_all(tf.math.is_finite(hidden), [1, 2]) for hidden in memory.hidden]
+    return memory.reset(~tf.reduce_all(tf.stack(finite), 0))
 
 
 def make_eval_step(model, jit_compile: bool = False, **lengths):

@@ -18,6 +18,7 @@ _FIXED = (
     "roll_streams",
     "reset_memory",
     "optimizer",
+    "ema_decay",
     "precision",
 )
 

@@ -1,0 +1,83 @@
+"""Adam, exact from its first step, and AdamW."""
+
+import math
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from transformer_xl.training.weight_decay import decays
+
+
+@keras.saving.register_keras_serializable(package="transformer_xl")
+class Adam(keras.optimizers.Adam):
+    """Keras' Adam with exact bias corrections, and one kernel for each variable's update.
+
+    Kingma and Ba (2015), algorithm 1, in the form of section 2's last paragraph: epsilon is added
+    to the root of the uncorrected second moment, as TensorFlow's optimizers always did. Keras
+    computes `1 - beta_2**step` in float32, which is wrong by 1e-5 of itself in the first steps;
+    here it is not. `amsgrad` is not offered.
+    """
+
+    def build(self, variables):
+        if self.amsgrad:
+            raise ValueError("This Adam has no amsgrad: use keras.optimizers.Adam for it.")
+        super().build(variables)
+
+    def update_step(self, gradient, variable, learning_rate):
+        index = self._get_variable_index(variable)
+        step = tf.cast(self.iterations.value, tf.float32) + 1.0
+        correction = tf.sqrt(one_minus_power(self.beta_2, step))
+        correction /= one_minus_power(self.beta_1, step)
+        dtype = variable.dtype
+        zero = tf.zeros((), dtype)
+        # The kernel would correct in float32: it is told that both powers are 0 already.
+        tf.raw_ops.ResourceApplyAdam(
+            var=_handle(variable),
+            m=_handle(self._momentums[index]),
+            v=_handle(self._velocities[index]),
+            beta1_power=zero,
+            beta2_power=zero,
+            lr=tf.cast(tf.cast(learning_rate, tf.float32) * correction, dtype),
+            beta1=tf.constant(self.beta_1, dtype),
+            beta2=tf.constant(self.beta_2, dtype),
+            epsilon=tf.constant(self.epsilon, dtype),
+            grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
+        )
+
+
+@keras.saving.register_keras_serializable(package="transformer_xl")
+class AdamW(Adam):
+    """`Adam` with decoupled weight decay.
+
+    Loshchilov and Hutter (2019), algorithm 2: a step also takes `learning_rate * decay_rate` of
+    the weights themselves away, whatever their gradients were. Biases, scales of norms and tables
+    are left alone; see `decays`.
+
+    Args:
+      decay_rate: the paper's lambda, a part of the weights for each step at a learning rate of 1.
+      learning_rate, **kwargs: as those of `Adam`.
+    """
+
+    def __init__(self, learning_rate=0.001, decay_rate=0.0, **kwargs):
+        super().__init__(learning_rate, **kwargs)
+        self.decay_rate = decay_rate
+
+    def update_step(self, gradient, variable, learning_rate):
+        if decays(self._trainable_variables[self._get_variable_index(variable)]):
+            part = tf.cast(learning_rate, variable.dtype) * self.decay_rate
+            self.assign_sub(variable, part * variable)
+        super().update_step(gradient, variable, learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "decay_rate": self.decay_rate}
+
+
+def _handle(variable):
+    # Keras hands the update a tf.Variable, or one replica's part of a distributed one.
+    return (variable.value if isinstance(variable, keras.Variable) else variable).handle
+
+
+def one_minus_power(beta: float, step):
+    """`1 - beta**step` without the cancellation, for the beta that float32 arithmetic has."""
+    return -tf.math.expm1(step * tf.constant(math.log(float(np.float32(beta))), tf.float32))

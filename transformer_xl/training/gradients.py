@@ -1,0 +1,93 @@
+"""The gradients of one device's rows, at once or part by part.
+
+B batch, L segment length, M memory length, D width, A parts.
+"""
+
+import tensorflow as tf
+
+from transformer_xl.memory import Memory
+
+
+def normalised(weights, context):
+    """Each target's share of the loss: its weight, divided by those of all replicas.
+
+    Args:
+      weights: float `[B, L]`, this replica's.
+      context: its `tf.distribute.ReplicaContext`.
+    """
+    total = tf.reduce_sum(weights)
+    if context.num_replicas_in_sync > 1:
+        total = context.all_reduce(tf.distribute.ReduceOp.SUM, total)
+    return weights / total
+
+
+def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int):
+    """The loss, its gradients, and the memory after.
+
+    Args:
+      model: a `TransformerXL`.
+      tokens, targets: int `[B, L]`.
+      shares: float32 `[B, L]`, what each target counts for.
+      memory: the `Memory` before.
+      parts: A, in which the rows go through the model one after another.
+
+    Returns:
+      The float32 scalar sum of shares times nats; the gradients of the model's trainable
+      variables, dense; the next `Memory`.
+
+    Raises:
+      ValueError: if B is not divisible by A.
+    """
+    if parts == 1:
+        return _of_part(model, tokens, targets, shares, memory)
+    batch_size = tokens.shape[0]
+    if batch_size % parts:
+        raise ValueError(
+            "The rows of each replica must be divisible by accumulate_steps. Received: "
+            f"{batch_size} rows, accumulate_steps={parts}."
+        )
+    rows = batch_size // parts
+
+    def split(value):
+        return tf.reshape(value, [parts, rows, *tf.unstack(tf.shape(value)[1:])])
+
+    inputs = tf.nest.map_structure(split, (tokens, targets, shares, memory))
+    zeros = [tf.zeros(variable.shape, variable.dtype) for variable in model.trainable_variables]
+    written = [
+        tf.TensorArray(value.dtype, parts, element_shape=(rows, *value.shape[1:]))
+        for value in tf.nest.flatten(memory)
+    ]
+
+    def body(part, loss, gradients, written):
+        tokens, targets, shares, before = tf.nest.map_structure(lambda v: v[part], inputs)
+        before = tf.nest.map_structure(
+            lambda value, whole: tf.ensure_shape(value, (rows, *whole.shape[1:])), before, memory
+        )
+        more, added, after = _of_part(model, tokens, targets, shares, before)
+        gradients = [old + new for old, new in zip(gradients, added)]
+        after = [array.write(part, v) for array, v in zip(written, tf.nest.flatten(after))]
+        return part + 1, loss + more, gradients, after
+
+    # A loop and not a chain of parts: what a part needs must be gone before the next begins.
+    _, loss, gradients, written = tf.while_loop(
+        lambda part, *_: part < parts,
+        body,
+        (0, tf.zeros(()), zeros, written),
+        parallel_iterations=1,
+        maximum_iterations=parts,
+    )
+    after = [
+        tf.reshape(array.stack(), [batch_size, *value.shape[1:]])
+        for array, value in zip(written, tf.nest.flatten(memory))
+    ]
+    return loss, gradients, tf.nest.pack_sequence_as(memory, after)
+
+
+def _of_part(model, tokens, targets, shares, memory):
+    with tf.GradientTape() as tape:
+        loss, after = model.loss(tokens, targets, shares, memory, training=True)
+    variables = [variable.value for variable in model.trainable_variables]
+    # An embedding's gradient may be a list of rows in which a row occurs twice; its norm is that
+    # of the dense gradient.
+    gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+    return loss, gradients, after
