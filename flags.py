@@ -14,7 +14,7 @@ from flag_groups.model import MAX_CLUSTERS, MODEL_FLAGS
 from flag_groups.training import TRAIN_FLAGS
 from transformer_xl import ModelConfig, TrainConfig
 
-MODES = ("train", "eval", "generate", "score", "export", "prepare")
+MODES = ("train", "eval", "generate", "score", "export", "explore", "prepare")
 SPLITS = ("all", "train", "valid", "test")
 
 MODE = flags.DEFINE_enum(
@@ -22,8 +22,9 @@ MODE = flags.DEFINE_enum(
     "train",
     MODES,
     "train: train, or go on, and evaluate; eval: evaluate a trained model; generate: write text; "
-    "score: log-probabilities of lines; export: write a SavedModel for serving; prepare: "
-    "prepare the corpus for training, and report what it has.",
+    "score: log-probabilities of lines; export: write a SavedModel for serving; explore: write a "
+    "page that shows how well a text was predicted; prepare: prepare the corpus for training, and "
+    "report what it has.",
 )
 WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run: everything is written there. Default: runs/<corpus>."
@@ -38,7 +39,8 @@ INIT_FROM = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "The folder that --mode=export writes. Default: export in --workdir.",
+    "Where --mode=export writes its folder and --mode=explore its page. Default: export and "
+    "explore.html in --workdir.",
 )
 
 CORPUS = flags.DEFINE_string(

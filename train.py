@@ -7,6 +7,7 @@
   python train.py --mode=generate --workdir=DIR --prompt="The President"
   python train.py --mode=score --workdir=DIR --input_file=FILE
   python train.py --mode=export --workdir=DIR      a SavedModel for TensorFlow Serving
+  python train.py --mode=explore --workdir=DIR --input_file=FILE   a page to look at
   python train.py --init_from=WEIGHTS --corpus=text --data_dir=DIR --workdir=DIR   goes on from them
 
 Flags after a --flagfile override it. Started again with the same --workdir, training goes on where
@@ -37,6 +38,7 @@ _FILES = {
     "generate": "generation",
     "score": "scoring",
     "export": "exporting",
+    "explore": "exploring",
     "prepare": "preparation",
 }
 

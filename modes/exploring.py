@@ -1,0 +1,60 @@
+"""--mode=explore: a page that shows how well a text was predicted, token by token."""
+
+import os
+
+from flag_groups import text
+from modes.explore_page import page
+from modes.outputs import output_path
+from modes.run_inputs import trained_model
+from modes.scoring import open_lines
+from modes.terminal import fail, say
+from transformer_xl.config import evaluation_lengths
+from transformer_xl.explore import explore, make_explore_step
+from transformer_xl.training.breakdown_report import settings_line
+from transformer_xl.training.devices import compiles_with_xla
+from transformer_xl.training.workdir import write_atomically
+
+_CANDIDATES = 8
+
+
+def set_up():
+    """Checks what can be checked; returns what runs then."""
+    path = text.INPUT_FILE.value
+    if path is not None and not os.path.isfile(path):
+        raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
+    output = output_path("explore.html")
+    if os.path.isdir(output):
+        raise IsADirectoryError(
+            f"--output must be the file of a page. Received: {output}, a folder. Name a file in it."
+        )
+    config, model, vocabulary = trained_model()
+    lengths = evaluation_lengths(model.config, config)
+    attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
+    segment_length = config.eval_segment_length or config.segment_length
+
+    def run():
+        try:
+            with open_lines(path) as lines:
+                written = "".join(f"{line}\n" for line in lines)
+            tokens = vocabulary.tokenize(written)
+            ids = vocabulary.encode(tokens)
+            if not len(ids):
+                raise ValueError(f"There is no text in {path or 'standard input'}.")
+        except ValueError as error:
+            fail(f"error: {error}", 2)
+        step = make_explore_step(
+            model,
+            min(_CANDIDATES, vocabulary.size),
+            compiles_with_xla(config.jit_compile, drops=False),
+            **attention,
+        )
+        memory = model.initial_memory(1, lengths["memory_length"])
+        expected = explore(step, ids, memory, vocabulary.eos_id, segment_length)
+        settings = settings_line({"batch_size": 1, "segment_length": segment_length, **lengths})
+        title = "standard input" if path is None else os.path.basename(path)
+        html = page(title, settings, tokens, ids, expected, vocabulary, len(written))
+        os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
+        write_atomically(output, html)
+        say(f"page: {output}, of {len(ids):,} tokens")
+
+    return run
