@@ -6,6 +6,8 @@ Two runs of `train.py` on the built-in corpus, with dropout: one is left alone, 
 at moments chosen by chance, some while it starts, some while it writes a checkpoint, and started
 again each time. Every report that either ever wrote is compared bit for bit, and at the end the
 last states: weights, optimizer, memory, random state, step. Ends with 1 if anything differs.
+
+Each start is a process of its own, forked from this one, which saves the import of TensorFlow.
 """
 
 import argparse
@@ -21,7 +23,14 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app
+
+import modes.training  # noqa: F401 (imported before the processes are forked)
+import train
 from transformer_xl.safetensors_files import load_safetensors
 from transformer_xl.training.state_store import WRITING
 
@@ -61,37 +70,44 @@ def parsed(arguments=None):
     parser.add_argument("--accumulate_steps", type=int, default=1)
     parser.add_argument("--precision", default="float32")
     parser.add_argument("--jit_compile", default="false")
+    parser.add_argument(
+        "--spawn", action="store_true", help="a new interpreter for each start, which takes longer"
+    )
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--json", help="file for the figures")
     return parser.parse_args(arguments)
 
 
-def command(workdir: pathlib.Path, options) -> list[str]:
+def command_line(workdir: pathlib.Path, options) -> list[str]:
     settings = ["max_steps", "checkpoint_every", "precision", "jit_compile"]
     if options.accumulate_steps != 1:
         settings.append("accumulate_steps")
     given = [f"--{name}={getattr(options, name)}" for name in settings]
-    return [sys.executable, "train.py", *RUN, *given, f"--workdir={workdir}"]
+    return ["train.py", *RUN, *given, f"--workdir={workdir}"]
 
 
 class Start:
     """One start of the program, with the lines that it prints."""
 
     def __init__(self, workdir: pathlib.Path, options):
-        self.process = subprocess.Popen(
-            command(workdir, options),
-            cwd=ROOT,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        arguments = command_line(workdir, options)
+        if options.spawn:
+            self._output, output = os.pipe()
+            environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+            command = [sys.executable, *arguments]
+            self.pid = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=output, stderr=output
+            ).pid
+            os.close(output)
+        else:
+            self.pid, self._output = forked(arguments)
         self.lines, self._queue = [], queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self):
-        for line in self.process.stdout:
-            self._queue.put(line)
+        with open(self._output, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                self._queue.put(line)
         self._queue.put(None)
 
     def line(self) -> str | None:
@@ -113,7 +129,35 @@ class Start:
         """Waits for the end; the exit code."""
         while self.line() is not None:
             pass
-        return self.process.wait()
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+def forked(arguments: list[str]) -> tuple[int, int]:
+    """The program in a process forked from this one, and the end to read its output from.
+
+    TensorFlow is imported here, but nothing of it runs.
+    """
+    output, end = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(end)
+        return pid, output
+    code = 1
+    try:
+        os.dup2(end, 1)
+        os.dup2(end, 2)
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+        sys.argv = arguments
+        app.run(train.main, flags_parser=train.parse_flags)
+    except SystemExit as ended:
+        code = ended.code or 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def finish(workdir: pathlib.Path, options):
@@ -147,7 +191,7 @@ def kill_and_resume(whole: pathlib.Path, killed: pathlib.Path, options) -> dict:
                 wait_for_a_write(killed)
             else:
                 time.sleep(draw.uniform(0, 0.1))
-        start.process.send_signal(signal_number)
+        os.kill(start.pid, signal_number)
         code = start.end()
         if code not in (-signal_number, STOPPED if options.signal == "TERM" else -signal_number):
             raise RuntimeError(f"It ended with {code}:\n" + "".join(start.lines[-20:]))

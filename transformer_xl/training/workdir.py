@@ -1,5 +1,6 @@
 """The record of a run in its directory, and whether another start fits it."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -136,11 +137,20 @@ def check_writable(directory: str):
 
 
 def write_atomically(path: str, text: str):
-    """Writes a file that appears whole or not at all."""
+    """Writes a file that appears whole or not at all.
+
+    Raises:
+      OSError: if it cannot; what was there is as it was.
+    """
     temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.remove(temporary)
+        raise type(error)(f"{path} cannot be written: {error.strerror or error}.") from error
 
 
 def _shown(value):
