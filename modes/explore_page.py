@@ -141,19 +141,22 @@ def _chart(bits) -> str:
     low = np.maximum(points - window // 2, 0)
     high = np.minimum(points + window // 2 + 1, len(bits))
     means = (sums[high] - sums[low]) / (high - low)
-    top = max(1.0, math.ceil(float(means.max()) * 1.08))
+    # Not from 0, where every text would be a flat line; both ends are written beside it.
+    bottom = math.floor(float(means.min()) * 0.7)
+    top = max(bottom + 1, math.ceil(float(means.max()) * 1.05))
     mean = float(sums[-1]) / len(bits)
+
+    def height(value):
+        return 100 - 100 * (value - bottom) / (top - bottom)
+
     width = max(len(bits) - 1, 1)
-    steps = " ".join(
-        f"{1000 * x / width:.1f},{100 - 100 * y / top:.2f}" for x, y in zip(points, means)
-    )
-    level = 100 - 100 * mean / top
+    steps = " ".join(f"{1000 * x / width:.1f},{height(y):.2f}" for x, y in zip(points, means))
+    level = height(mean)
     return (
         f'<svg viewBox="0 0 1000 100" preserveAspectRatio="none" aria-hidden="true">'
         f'<polygon points="0,100 {steps} 1000,100"/><polyline points="{steps}"/>'
         f'<line class="mean" x1="0" x2="1000" y1="{level:.2f}" y2="{level:.2f}"/></svg>'
-        f'<span class="top">{top:.0f} bits</span>'
-        f'<span class="at-mean" style="top:{level:.1f}%">mean {mean:.1f}</span>'
+        f'<span class="top">{top} bits</span><span class="bottom">{bottom} bits</span>'
     )
 
 

@@ -53,7 +53,7 @@ def breakdown_tables(results: dict) -> str:
 def settings_line(settings: dict) -> str:
     """The settings of an evaluation in one line, since a perplexity without them says little."""
     parts = [
-        f"{settings['batch_size']} streams",
+        f"{settings['batch_size']} stream{'s' * (settings['batch_size'] != 1)}",
         f"segments of {settings['segment_length']}",
         f"memory of {settings['memory_length']}",
         "no clamp"
