@@ -68,6 +68,11 @@ MODEL_FLAGS = (
     ),
     float_flag(_MODEL, "init_stddev", "Standard deviation of the starting weights."),
     float_flag(_MODEL, "projection_init_stddev", "Standard deviation of the starting projections."),
+    boolean_flag(
+        _MODEL,
+        "rematerialize",
+        "Whether the backward pass computes each block again: less memory, more time.",
+    ),
 )
 
 MAX_CLUSTERS = flags.DEFINE_integer(

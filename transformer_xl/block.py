@@ -79,6 +79,34 @@ def make_blocks(config, first_site: int, dtype) -> list:
     return blocks
 
 
+def rematerialized(block):
+    """A block that is computed a second time in the backward pass, instead of being kept for it.
+
+    Of the block only its inputs stay in memory (Chen et al., 2016, "Training deep nets with
+    sublinear memory cost"). Its dropout is a function of seed and site, so that the second pass
+    draws the masks of the first, and gradients are the same.
+
+    Args:
+      block: a `DecoderBlock`.
+
+    Returns:
+      A function with the block's arguments and result.
+    """
+
+    def call(hidden, memory=None, positions=None, visible=None, seed=None):
+        if memory is None:
+            return tf.recompute_grad(lambda hidden: block(hidden, seed=seed))(hidden)
+
+        def attend(hidden, memory):
+            return block(hidden, memory, positions, visible, seed=seed)
+
+        # Memory among the arguments, although no gradient flows into it: XLA would otherwise keep
+        # what the first pass made of it.
+        return tf.recompute_grad(attend)(hidden, memory)
+
+    return call
+
+
 @keras.saving.register_keras_serializable(package="transformer_xl")
 class FeedForward(keras.layers.Layer):
     """Two dense layers with ReLU between, Vaswani et al. (2017), section 3.3.

@@ -46,6 +46,8 @@ class ModelConfig:
       same_length: whether every query sees exactly `memory_length` keys, itself included.
       init_stddev: of the normal distribution that weights start from.
       projection_init_stddev: the same for the projections behind narrow tables.
+      rematerialize: whether training computes each block again in the backward pass instead of
+        keeping what is inside it: less memory, more time, the same gradients.
 
     Raises:
       ValueError: for a value outside its rule; the message names the field.
@@ -76,6 +78,7 @@ class ModelConfig:
     same_length: bool = False
     init_stddev: float = 0.02
     projection_init_stddev: float = 0.01
+    rematerialize: bool = False
 
     def __post_init__(self):
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731

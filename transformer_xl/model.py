@@ -14,7 +14,7 @@ from adaptive.head_training import HeadTraining, unpacked
 from transformer_xl import cache as cache_lib
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
-from transformer_xl.block import make_blocks, normal
+from transformer_xl.block import make_blocks, normal, rematerialized
 from transformer_xl.config import ModelConfig, check_lengths
 from transformer_xl.dropout import dropout, step_seed
 from transformer_xl.memory import Memory
@@ -198,12 +198,13 @@ class TransformerXL(HeadTraining, keras.Model):
 
         inputs = []
         for block in self.blocks:
+            run = rematerialized(block) if config.rematerialize and training else block
             if block.attends:
                 remembered = memory.hidden[len(inputs)]
                 inputs.append(hidden)
-                hidden = block(hidden, remembered, positions, visible, seed=seed)
+                hidden = run(hidden, remembered, positions, visible, seed=seed)
             else:
-                hidden = block(hidden, seed=seed)
+                hidden = run(hidden, seed=seed)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
         return dropout(hidden, config.dropout, seed, _HIDDEN_SITE), memory.update(inputs)
