@@ -1,4 +1,4 @@
-"""The processes in which `benchmarks.softmax` measures its methods, asked one at a time."""
+"""The processes in which benchmarks measure their methods, asked one at a time."""
 
 import contextlib
 import dataclasses
@@ -12,8 +12,6 @@ import statistics
 import subprocess
 import tempfile
 import time
-
-from benchmarks.softmax_methods import Case
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 ANSWER_SECONDS = 900
@@ -33,15 +31,16 @@ class Worker:
 
     Args:
       python: the interpreter that has the method's library.
-      case: of the method.
+      case: of the method, a dataclass with `threads`; the module is told as JSON.
+      module: that answers the requests.
     """
 
-    def __init__(self, python: str, case: Case):
+    def __init__(self, python: str, case, module: str = "benchmarks.softmax_worker"):
         # Closed by `stop`.
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         threads = str(case.threads)
         self._process = subprocess.Popen(
-            [python, "-m", "benchmarks.softmax_worker", json.dumps(dataclasses.asdict(case))],
+            [python, "-m", module, json.dumps(dataclasses.asdict(case))],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
             stdin=subprocess.PIPE,
