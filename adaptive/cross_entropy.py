@@ -152,14 +152,22 @@ def linear_nll(
     return nll_of(*present(sources))
 
 
-def linear_loss(
-    inputs, table, bias, targets, weights, rows=None, chunk_rows=None, smoothing=None, columns=None
-):
+def linear_loss(inputs, table, bias, targets, weights, *settings, **named_settings):
     """`sum(weights * nll)`, a float32 scalar, with the gradients formed in the same pass.
 
     What a row counts for is known beforehand here, so each chunk's logits, computed once, give
     the loss and the gradients. Weights get no gradient. Arguments as in `linear_nll`; `weights`
     is float32 `[T]`.
+    """
+    return linear_losses(inputs, table, bias, targets, weights, *settings, **named_settings)[0]
+
+
+def linear_losses(
+    inputs, table, bias, targets, weights, rows=None, chunk_rows=None, smoothing=None, columns=None
+):
+    """The pair of `linear_loss` and what it sums, each row's loss, float32 `[T]`.
+
+    The latter is for reports: it has no gradient.
     """
     sources = Sources(inputs, table, bias, columns)
     (weights,) = _unwatched(weights)
@@ -170,14 +178,14 @@ def linear_loss(
         result = _run(unwatched, targets, weights, rows, chunk_rows, smoothing)
         value = tf.reduce_sum(result.nll * weights)
 
-        def gradient(upstream):
+        def gradient(upstream, _):
             gradients = [_first_order_only(one, *tensors) for one in result.gradients]
             # A loss that is not scaled any more saves a copy of each gradient.
             if tf.get_static_value(upstream) != 1:
                 gradients = [upstream * one for one in gradients]
             return _as_gradients(gradients, tensors)
 
-        return value, gradient
+        return (value, result.nll), gradient
 
     return loss_of(*present(sources))
 

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from . import factored
 from .clusters import Clusters
-from .cross_entropy import linear_loss, linear_nll
+from .cross_entropy import linear_losses, linear_nll
 from .hidden_states import (
     check_same_shape,
     check_width,
@@ -155,7 +155,20 @@ class SoftmaxHead(keras.layers.Layer):
         """
         features, ranks, _, _ = examples(self, self._checked(hidden), targets)
         weights = tf.reshape(self.target_weights(targets, sample_weight), [-1])
-        return self._loss(features, ranks, weights, training)
+        return self._loss(features, ranks, weights, training)[0]
+
+    def losses(self, hidden, targets, sample_weight=None, training=None):
+        """The pair of `loss` and each token's part of it before it is weighted, for reports.
+
+        Arguments and errors as in `loss`.
+
+        Returns:
+          float32 scalar; float32 `[...]`, which has no gradient.
+        """
+        features, ranks, _, shape = examples(self, self._checked(hidden), targets)
+        weights = tf.reshape(self.target_weights(targets, sample_weight), [-1])
+        loss, each = self._loss(features, ranks, weights, training)
+        return loss, tf.reshape(tf.stop_gradient(each), shape)
 
     def target_weights(self, targets, sample_weight=None):
         """What each target counts for in `loss`: its weight, or 0 where it is ignored.
@@ -274,16 +287,19 @@ class SoftmaxHead(keras.layers.Layer):
         return nll
 
     def _loss(self, features, ranks, weights, training):
-        total = tf.zeros([])
+        total, each = tf.zeros([]), tf.zeros(tf.shape(ranks))
         for part in self._parts(features, ranks, training):
             *arguments, rows, smoothing, columns = part
             kind = {"rows": rows, "smoothing": smoothing, "columns": columns}
             with tf.control_dependencies([total]):
                 if training:
-                    total += linear_loss(*arguments, weights, **kind)
+                    loss, nll = linear_losses(*arguments, weights, **kind)
                 else:
-                    total += tf.reduce_sum(weights * linear_nll(*arguments, **kind))
-        return total
+                    nll = linear_nll(*arguments, **kind)
+                    loss = tf.reduce_sum(weights * nll)
+                total += loss
+                each += nll
+        return total, each
 
     def _parts(self, features, ranks, training):
         smoothing = self.label_smoothing if training else 0.0

@@ -191,7 +191,8 @@ class SampledSoftmax(SoftmaxHead):
     def _loss(self, features, ranks, weights, training):
         if not training:
             return super()._loss(features, ranks, weights, training)
-        return tf.reduce_sum(weights * self._nll(features, ranks, training))
+        nll = self._nll(features, ranks, training)
+        return tf.reduce_sum(weights * nll), nll
 
     def save_own_variables(self, store):
         super().save_own_variables(store)

@@ -256,6 +256,16 @@ class TransformerXL(HeadTraining, keras.Model):
         hidden, memory = self(tokens, memory, training=training, **lengths)
         return self.head.loss(hidden, targets, weights, training=training), memory
 
+    def losses(self, tokens, targets, weights, memory=None, training=None, **lengths):
+        """As `loss`, with each target's negative log-likelihood besides, for reports.
+
+        Returns:
+          The triple (nats, float32 scalar; nats of each target, float32 `[B, L]`, without a
+          gradient; the next `Memory`).
+        """
+        hidden, memory = self(tokens, memory, training=training, **lengths)
+        return *self.head.losses(hidden, targets, weights, training=training), memory
+
     def log_prob(self, tokens, memory=None, **lengths):
         """The log-probability of every id at every position.
 

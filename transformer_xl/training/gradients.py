@@ -6,6 +6,7 @@ B batch, L segment length, M memory length, D width, A parts.
 import tensorflow as tf
 
 from transformer_xl.memory import Memory
+from transformer_xl.training.cluster_losses import cluster_sums
 
 
 def normalised(weights, context):
@@ -33,7 +34,7 @@ def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int)
 
     Returns:
       The float32 scalar sum of shares times nats; the gradients of the model's trainable
-      variables, dense; the next `Memory`.
+      variables, dense; the `cluster_sums` of losses and shares; the next `Memory`.
 
     Raises:
       ValueError: if B is not divisible by A.
@@ -52,27 +53,28 @@ def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int)
         return tf.reshape(value, [parts, rows, *tf.unstack(tf.shape(value)[1:])])
 
     inputs = tf.nest.map_structure(split, (tokens, targets, shares, memory))
+    no_sums = tf.zeros([model.head.clusters.num_clusters, 2])
     zeros = [tf.zeros(variable.shape, variable.dtype) for variable in model.trainable_variables]
     written = [
         tf.TensorArray(value.dtype, parts, element_shape=(rows, *value.shape[1:]))
         for value in tf.nest.flatten(memory)
     ]
 
-    def body(part, loss, gradients, written):
+    def body(part, loss, gradients, sums, written):
         tokens, targets, shares, before = tf.nest.map_structure(lambda v: v[part], inputs)
         before = tf.nest.map_structure(
             lambda value, whole: tf.ensure_shape(value, (rows, *whole.shape[1:])), before, memory
         )
-        more, added, after = _of_part(model, tokens, targets, shares, before)
+        more, added, new_sums, after = _of_part(model, tokens, targets, shares, before)
         gradients = [old + new for old, new in zip(gradients, added)]
         after = [array.write(part, v) for array, v in zip(written, tf.nest.flatten(after))]
-        return part + 1, loss + more, gradients, after
+        return part + 1, loss + more, gradients, sums + new_sums, after
 
     # A loop and not a chain of parts: what a part needs must be gone before the next begins.
-    _, loss, gradients, written = tf.while_loop(
+    _, loss, gradients, sums, written = tf.while_loop(
         lambda part, *_: part < parts,
         body,
-        (0, tf.zeros(()), zeros, written),
+        (0, tf.zeros(()), zeros, no_sums, written),
         parallel_iterations=1,
         maximum_iterations=parts,
     )
@@ -80,14 +82,14 @@ def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int)
         tf.reshape(array.stack(), [batch_size, *value.shape[1:]])
         for array, value in zip(written, tf.nest.flatten(memory))
     ]
-    return loss, gradients, tf.nest.pack_sequence_as(memory, after)
+    return loss, gradients, sums, tf.nest.pack_sequence_as(memory, after)
 
 
 def _of_part(model, tokens, targets, shares, memory):
     with tf.GradientTape() as tape:
-        loss, after = model.loss(tokens, targets, shares, memory, training=True)
+        loss, each, after = model.losses(tokens, targets, shares, memory, training=True)
     variables = [variable.value for variable in model.trainable_variables]
     # An embedding's gradient may be a list of rows in which a row occurs twice; its norm is that
     # of the dense gradient.
     gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
-    return loss, gradients, after
+    return loss, gradients, cluster_sums(model.head.clusters, targets, shares, each), after

@@ -10,6 +10,7 @@ import tensorflow as tf
 from transformer_xl.config import TrainConfig
 from transformer_xl.memory import Memory
 from transformer_xl.training.checkpoints import Checkpoints
+from transformer_xl.training.cluster_losses import cluster_report
 from transformer_xl.training.distribute import Replicas
 from transformer_xl.training.divergence import DivergedError, DivergenceWatch
 from transformer_xl.training.evaluate import EvalResult
@@ -122,6 +123,7 @@ def train(
                     tokens_per_second=tokens / seconds,
                     seconds=seconds,
                     **_troubles(metrics, state),
+                    **cluster_report([one.cluster_sums for one in pending]),
                 )
             paused = time.monotonic()
             if evaluation:

@@ -53,7 +53,8 @@ class Reporter:
     def train(self, step, loss, learning_rate, gradient_norm, tokens_per_second, seconds, **more):
         """Reports the training steps since the last report, which took `seconds`.
 
-        `more`: `bad_steps` so far, if any were left out; `loss_scale` in float16.
+        `more`: `bad_steps` so far, if any were left out; `loss_scale` in float16; `cluster_loss`
+        and `cluster_hit_rate`, see `cluster_losses`.
         """
         self._write(
             step,
@@ -161,7 +162,10 @@ class Reporter:
         self._metrics.flush()
         with self._events.as_default(step=step):
             for name in record.keys() - {"step", "split", "time"}:
-                tf.summary.scalar(f"{split}/{name}", record[name])
+                several = isinstance(record[name], list)
+                for part, value in enumerate(record[name] if several else [record[name]]):
+                    if value is not None:
+                        tf.summary.scalar(f"{split}/{name}{f'/{part}' * several}", value)
 
 
 def results_table(results: dict) -> str:

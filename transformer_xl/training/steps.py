@@ -13,7 +13,7 @@ from transformer_xl.training.train_state import TrainState
 
 
 class TrainMetrics(NamedTuple):
-    """What a training step reports; scalars that stay on the device until they are read."""
+    """What a training step reports; it stays on the device until it is read. Most are scalars."""
 
     loss: tf.Tensor  # nats per token
     gradient_norm: tf.Tensor  # before clipping
@@ -21,6 +21,7 @@ class TrainMetrics(NamedTuple):
     loss_scale: tf.Tensor  # that this step had; 1 unless in float16
     bad_steps: tf.Tensor  # so far, this one among them
     bad_run: tf.Tensor  # of these, the last ones that follow one another
+    cluster_sums: tf.Tensor  # [C, 2], of `cluster_losses.cluster_sums`
 
 
 class EvalSums(NamedTuple):
@@ -100,9 +101,10 @@ def make_train_step(
         compiled = local
         if jit_compile and not alone:
             compiled = tf.function(local, jit_compile=True, autograph=False)
-        loss, gradients, after = compiled(tokens, targets, shares, memory)
+        loss, gradients, sums, after = compiled(tokens, targets, shares, memory)
         if context.num_replicas_in_sync > 1:
-            loss, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, [loss, *gradients])
+            everything = [loss, sums, *gradients]
+            loss, sums, *gradients = context.all_reduce(tf.distribute.ReduceOp.SUM, everything)
         loss /= scale
         if state.scales:
             gradients = [gradient / scale for gradient in gradients]
@@ -115,7 +117,7 @@ def make_train_step(
         context.merge_call(update, args=(gradients, learning_rate, verdict))
         after = tf.cond(verdict.good, lambda: after, lambda: _healthy(after))
         return after, TrainMetrics(
-            loss, norm, learning_rate, scale, verdict.bad_steps, verdict.bad_run
+            loss, norm, learning_rate, scale, verdict.bad_steps, verdict.bad_run, sums
         )
 
     if alone:
