@@ -1,0 +1,58 @@
+"""What a run reports, where, and how it reads after a run was cut short."""
+
+import io
+import json
+
+import pytest
+import tensorflow as tf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from transformer_xl.training.memory_use import memory_use
+from transformer_xl.training.report import Reporter
+
+FIGURES = dict(learning_rate=1e-3, gradient_norm=0.5, tokens_per_second=100.0, seconds=2.0)
+
+
+def reporter(directory, step=0):
+    return Reporter(str(directory), step, max_steps=10, stream=io.StringIO())
+
+
+def test_tensorboard_gets_every_figure(tmp_path):
+    made = reporter(tmp_path)
+    clusters = {"cluster_loss": [2.0, None, 7.0], "cluster_hit_rate": [0.75, 0.0, 0.25]}
+    made.train(2, loss=3.0, **FIGURES, **clusters)
+    made.valid(2, 2.5, is_best=True, seconds=1.0)
+    made.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    # Scalars are tensors in today's event files.
+    tags = set(events.Tags()["tensors"])
+    figures = {"loss", "perplexity", "learning_rate", "gradient_norm", "tokens_per_second"}
+    figures |= {"memory_gb", "seconds", "cluster_loss/0", "cluster_loss/2"}
+    figures |= {f"cluster_hit_rate/{cluster}" for cluster in range(3)}
+    assert {tag for tag in tags if tag.startswith("train/")} == {f"train/{f}" for f in figures}
+    assert {tag for tag in tags if tag.startswith("valid/")} == {"valid/loss", "valid/perplexity"}
+    (event,) = events.Tensors("train/cluster_loss/2")
+    assert event.step == 2
+    assert tf.make_ndarray(event.tensor_proto) == pytest.approx(7.0)
+
+
+def test_reports_of_steps_that_are_done_again_are_dropped(tmp_path):
+    made = reporter(tmp_path)
+    for step in (2, 4, 6):
+        made.train(step, loss=3.0, **FIGURES)
+    made.close()
+    # Killed in the middle of a line; the last checkpoint is of step 4.
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 7, "spl')
+    reporter(tmp_path, step=4).close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4]
+
+
+def test_memory_in_use_is_the_process_own():
+    before = memory_use()["memory_gb"]
+    held = bytearray(200_000_000)
+    after = memory_use()["memory_gb"]
+    assert 0.19 < after - before < 0.3
+    del held
