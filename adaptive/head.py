@@ -239,7 +239,8 @@ class SoftmaxHead(keras.layers.Layer):
 
         Args:
           hidden: `[..., D]`.
-          seed: int `[2]`; the same seed gives the same ids for the same shape.
+          seed: int `[2]`; the same seed gives the same ids for the same shape. Or `[..., 2]`, one
+            for each hidden state, which alone decides its id, whatever stands beside it.
           temperature: divides the log-probabilities; 0 takes the likeliest id.
           top_k: draw from the k likeliest ids only; None for all.
           top_p: draw from the fewest ids whose probabilities, at this temperature and within the
@@ -258,16 +259,18 @@ class SoftmaxHead(keras.layers.Layer):
         ):
             if not fine:
                 raise ValueError(f"{rule}. Received: {value}.")
-        seed = tf.convert_to_tensor(seed)
-        if seed.shape != (2,) or not seed.dtype.is_integer:
+        hidden, seed = self._checked(hidden), tf.convert_to_tensor(seed)
+        own = (*hidden.shape[:-1], 2)
+        if tuple(seed.shape) not in ((2,), own) or not seed.dtype.is_integer:
             raise ValueError(
-                "A seed must be two integers, shape [2]. "
+                "A seed must be two integers, shape [2], or two for each hidden state. "
                 f"Received: shape {seed.shape}, dtype {seed.dtype}."
             )
         if temperature == 0:
             return self.predict(hidden)
-        hidden = self._checked(hidden)
         features, linears = flat_features(self, hidden), self.linears()
+        if seed.shape.rank > 1:
+            seed = tf.reshape(seed, [-1, 2])
         settings = (self.clusters, self.id_order, seed, temperature, top_k, top_p)
         return self._like(hidden, draw(features, linears, *settings))
 

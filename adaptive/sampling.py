@@ -5,7 +5,7 @@ T tokens, D width of the hidden states, V vocabulary, C clusters.
 
 import tensorflow as tf
 
-from . import factored
+from . import factored, row_noise
 from .clusters import Clusters
 from .cross_entropy import rows_per_chunk
 from .id_order import IdOrder
@@ -29,7 +29,7 @@ def draw(
       linears: one for each cluster.
       clusters: of the vocabulary.
       order: of the ids.
-      seed: int `[2]`.
+      seed: int `[2]`, or `[T, 2]`, one for each token.
       temperature: above 0.
       top_k, top_p: None for no bound.
 
@@ -42,8 +42,7 @@ def draw(
         return _draw_sorted(best.log_probabilities / temperature, best.ids, seed, top_p)
     if top_p is not None and top_p < 1:
         log_prob = order.columns_by_id(factored.log_prob(features, linears, clusters))
-        logits, ids = tf.math.top_k(log_prob / temperature, clusters.vocab_size)
-        return _draw_sorted(logits, ids, seed, top_p)
+        return draw_from(log_prob, seed, temperature, None, top_p)
     if temperature != 1 and clusters.num_tails:
         # What a tail weighs at this temperature is known only from all its words.
         log_prob = factored.log_prob(features, linears, clusters)
@@ -56,14 +55,16 @@ def _draw_by_cluster(features, linears, clusters, seed, temperature):
     num_rows = features.shape[0] if features.shape[0] is not None else tf.shape(features)[0]
     # Random, so that what is added to it does not lead to another call's seed. Not by
     # `stateless_fold_in`, which gives something else inside XLA.
-    base = _random_bits([2], seed)
+    own = seed.shape.rank == 2
+    base = row_noise.fold_in(seed, 0) if own else _random_bits([2], seed)
 
     def within(i):
         def compute(index, start, _):
             logits, columns = factored.logits_of(tf.gather(features, index), linears[i])
             if columns is not None:
                 logits = tf.concat([logits, columns], -1)
-            chunk_seed = base + tf.stack([i, start])
+            # A token's own seed must not know where in a chunk it stands.
+            chunk_seed = tf.gather(base, index) + [i, 0] if own else base + tf.stack([i, start])
             return [clusters.starts[i] + _draw_column(logits / temperature, chunk_seed)]
 
         return compute
@@ -93,6 +94,28 @@ def _draw_sorted(logits, ids, seed, top_p):
     return tf.gather(ids, column[:, None], batch_dims=1)[:, 0]
 
 
+def draw_from(log_prob, seed, temperature: float, top_k: int | None, top_p: float | None):
+    """An id for each row of log-probabilities, which need not be normalised.
+
+    Args:
+      log_prob: float32 `[T, V]`, by id.
+      seed: int `[2]`, or `[T, 2]`, one for each row.
+      temperature: divides them; 0 takes the likeliest id.
+      top_k, top_p: as `SoftmaxHead.sample`.
+
+    Returns:
+      int32 `[T]`.
+    """
+    if temperature == 0:
+        return tf.argmax(log_prob, -1, output_type=tf.int32)
+    seed, logits = tf.cast(seed, tf.int32), log_prob / temperature
+    vocab_size = log_prob.shape[-1]
+    if (top_k is None or top_k >= vocab_size) and (top_p is None or top_p >= 1):
+        return _draw_column(logits, seed)
+    logits, ids = tf.math.top_k(logits, min(top_k or vocab_size, vocab_size))
+    return _draw_sorted(logits, ids, seed, top_p)
+
+
 def gumbel(shape, seed):
     """Gumbel noise, float32: with it, the largest of `logits + noise` is a draw of softmax.
 
@@ -100,9 +123,11 @@ def gumbel(shape, seed):
 
     Args:
       shape: of the noise.
-      seed: int32 `[2]`.
+      seed: int32 `[2]`; or `[T, 2]`, one for each row of a shape `[T, columns]`.
     """
-    bits = tf.bitcast(_random_bits(shape, seed), tf.uint32)
+    own = seed.shape.rank == 2
+    bits = row_noise.random_bits(seed, shape[1]) if own else _random_bits(shape, seed)
+    bits = tf.bitcast(bits, tf.uint32)
     high = tf.bitwise.right_shift(bits, tf.constant(9, tf.uint32))
     # 23 bits and a half: exact in float32, above 0 and below 1, so that both logarithms exist.
     uniform = (tf.cast(high, tf.float32) + 0.5) * 2.0**-23
