@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from transformer_xl import ModelConfig, TransformerXL
-from transformer_xl.cache import cache_of
+from transformer_xl import ModelConfig, TrainConfig, TransformerXL
+from transformer_xl.cache import Cache, cache_of
+from transformer_xl.training.evaluate import Evaluator
 
 CONFIG = ModelConfig(
     vocab_size=23,
@@ -163,3 +164,31 @@ def test_refuses_lengths_that_do_not_fit():
     (tokens,) = segments((1,))
     with pytest.raises(ValueError, match="same_length .* needs a memory_length of at least 1"):
         model.extend(tokens, model.initial_cache(BATCH, 0), same_length=True)
+
+
+@pytest.mark.parametrize("memory_length, is_cached", [(10, True), (4, False)])
+def test_evaluation_with_a_long_memory(memory_length, is_cached):
+    model = model_of()
+    lengths = {"memory_length": memory_length, "clamp_length": 6, "same_length": True}
+    config = TrainConfig(eval_batch_size=BATCH, eval_segment_length=4, jit_compile="false")
+    tokens = segments((21,))[0]
+    parts = [(tokens[:, i : i + 4], tokens[:, i + 1 : i + 5]) for i in range(0, 20, 4)]
+    weights = tf.constant([[1.0, 1, 1, 1], [1, 1, 1, 0], [1, 0, 0, 0]])
+    batches = [(*part, weights) for part in parts]
+    evaluator = Evaluator(model, config, lengths, lambda split, batch_size, length: batches)
+    _, start = evaluator.inputs("test")
+    assert isinstance(start, Cache) == is_cached and start.length == memory_length
+    memory, total = model.initial_memory(BATCH, memory_length), 0.0
+    for inputs, targets in parts:
+        nll, memory = model.nll(inputs, targets, memory, clamp_length=6, same_length=True)
+        total += float(tf.reduce_sum(nll * weights))
+    found = evaluator.result("test")
+    assert found.tokens == 40
+    assert found.nll == pytest.approx(total / 40, abs=1e-5)
+
+
+def test_a_cache_cannot_train():
+    model = model_of()
+    (tokens,) = segments((2,))
+    with pytest.raises(ValueError, match="A Cache cannot train"):
+        model.nll(tokens, tokens, model.initial_cache(BATCH), training=True)

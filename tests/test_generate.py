@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import ModelConfig, TransformerXL
-from transformer_xl.generate import generate
+from transformer_xl.decoding import Decoder, Sampling
+from transformer_xl.generate import generate, stream
 
 VOCAB = 11
 CONFIG = ModelConfig(
@@ -81,9 +82,62 @@ def test_a_seed_gives_its_text(model):
     assert first.shape == (3, 7)
 
 
-def filtered(log_prob, temperature=1.0, top_k=0, top_p=1.0):
+@pytest.mark.parametrize("settings", [{"temperature": 0}, {}, {"top_k": 4}, {"top_p": 0.8}])
+def test_a_prompt_goes_on_as_it_does_alone(model, settings):
+    draw = np.random.default_rng(2)
+    prompts = [draw.integers(0, VOCAB, length) for length in (1, 5, 200)]
+    seeds = [(4, 0), (4, 1), (9, 9)]
+    together = generate(model, prompts, 12, seeds, **settings).numpy()
+    assert len({tuple(row) for row in together}) == 3
+    for prompt, seed, row in zip(prompts, seeds, together):
+        np.testing.assert_array_equal(generate(model, [prompt], 12, [seed], **settings), [row])
+
+
+def test_a_long_prompt_is_read_in_segments(model):
+    prompt = np.random.default_rng(3).integers(0, VOCAB, 700)
+    memory = model.initial_memory(1)
+    _, memory = model(prompt[None, :188], memory)
+    log_prob, memory = model.log_prob(prompt[None, 188:], memory)
+    expected = []
+    for _ in range(5):
+        expected.append(np.argmax(log_prob[:, -1:], -1))
+        log_prob, memory = model.log_prob(expected[-1], memory)
+    found = generate(model, [prompt], 5, (0, 0), temperature=0)
+    np.testing.assert_array_equal(found, np.concatenate(expected, 1))
+
+
+def test_chunks_make_the_whole(model):
+    decoder = Decoder(model, Sampling(repetition_penalty=1.5))
+    prompts = [[1, 2, 3], [4]]
+    (whole,) = stream(decoder, prompts, 8, (1, 2), chunk=8)
+    parts = list(stream(decoder, prompts, 8, (1, 2), chunk=3))
+    assert [part.shape[1] for part in parts] == [3, 3, 2]
+    np.testing.assert_array_equal(tf.concat(parts, 1), whole)
+    np.testing.assert_array_equal(model.generate(prompts, 8, (1, 2), repetition_penalty=1.5), whole)
+
+
+def test_rows_stop_for_themselves(model):
+    prompts = [[1, 2, 3], [4], [7, 7]]
+    free = generate(model, prompts, 30, (1, 2)).numpy()
+    stops = (6, 2)
+    found = generate(model, prompts, 30, (1, 2), stop_ids=stops).numpy()
+    ends = []
+    for row, expected in zip(found, free):
+        end = int(np.argmax(np.isin(expected, stops))) + 1
+        assert np.isin(expected, stops).any()
+        np.testing.assert_array_equal(row[:end], expected[:end])
+        np.testing.assert_array_equal(row[end:], 6)
+        ends.append(end)
+    assert len(set(ends)) > 1
+    decoder = Decoder(model, Sampling(), stop_ids=stops)
+    assert len(list(stream(decoder, prompts, 30, (1, 2), chunk=1))) == max(ends)
+
+
+def filtered(log_prob, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, seen=()):
     """The distribution to draw from, token by token."""
-    powers = np.exp(np.asarray(log_prob, np.float64) / temperature)
+    log_prob = np.array(log_prob, np.float64)
+    log_prob[list(set(seen))] *= repetition_penalty
+    powers = np.exp(log_prob / temperature)
     probabilities = powers / powers.sum()
     falling = sorted(range(VOCAB), key=lambda token: -probabilities[token])
     if top_k:
@@ -116,19 +170,22 @@ def check_draws(draws, expected):
         ({"top_k": 4}, 4),
         ({"top_k": 100, "top_p": 0.6}, 4),
         ({"top_k": 4, "top_p": 0.7, "temperature": 1.5}, 3),
+        ({"repetition_penalty": 1.8}, 11),
+        ({"repetition_penalty": 1.8, "top_k": 5, "top_p": 0.9}, 4),
     ],
 )
 def test_draws_follow_the_distribution(model, settings, size):
     prompt = PROMPT[:1]
     draws = generate(model, np.repeat(prompt, MANY, 0), 2, seed=(7, 8), **settings).numpy()
-    expected = filtered(model.log_prob(prompt)[0][0, -1], **settings)
+    seen = prompt[0] if "repetition_penalty" in settings else ()
+    expected = filtered(model.log_prob(prompt)[0][0, -1], seen=seen, **settings)
     # Cuts the vocabulary where it is meant to, so that the sets are worth testing.
     assert np.sum(expected > 0) == size
     check_draws(draws[:, 0], expected)
     # The second token, after the commonest first one.
     first = np.argmax(expected)
     text = np.append(prompt, [[first]], 1).astype(np.int32)
-    after = filtered(model.log_prob(text)[0][0, -1], **settings)
+    after = filtered(model.log_prob(text)[0][0, -1], seen=(*seen, first), **settings)
     check_draws(draws[draws[:, 0] == first, 1], after)
 
 
@@ -148,11 +205,15 @@ def test_equally_likely_tokens_are_not_all_kept(settings):
         ({"prompt": np.zeros([2, 0], np.int32)}, r"at least one token.*shape \(2, 0\)"),
         ({"prompt": [[3, 11]]}, "ids from 0 to 10. Received ids from 3 to 11"),
         ({"prompt": [[-1, 3]]}, "ids from 0 to 10. Received ids from -1 to 3"),
-        ({"prompt": [[0.5]]}, "integer ids. Received: dtype .*float32"),
+        ({"prompt": [[0.5]]}, "integer ids. Received: dtype float64"),
         ({"num_tokens": 0}, "num_tokens must be at least 1. Received: 0"),
         ({"temperature": -0.1}, "temperature must be at least 0. Received: -0.1"),
         ({"top_k": -1}, "top_k must be at least 0. Received: -1"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1. Received: 0.0"),
+        ({"prompt": [[1, 2], []]}, r"at least one token.*Received: shape \(0,\)"),
+        ({"repetition_penalty": 0.9}, "repetition_penalty must be at least 1. Received: 0.9"),
+        ({"seed": (1, 2, 3)}, r"shape \[3, 2\]. Received: shape \(3,\)"),
+        ({"stop_ids": (11,)}, "stop_ids .* ids from 0 to 10"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1. Received: 1.5"),
     ],
 )

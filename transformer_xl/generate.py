@@ -1,9 +1,15 @@
-"""Decoding: text from the model, one token after another, in one compiled loop.
+"""Text from the model: prompts of any lengths go on, each as it would alone.
 
 B batch, P prompt length.
 """
 
+from collections.abc import Iterator
+
+import numpy as np
 import tensorflow as tf
+
+from adaptive import row_noise
+from transformer_xl.decoding import Decoder, Sampling
 
 
 def generate(
@@ -14,20 +20,24 @@ def generate(
     temperature: float = 1.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    stop_ids=(),
     memory_length: int | None = None,
+    jit_compile: bool = True,
 ):
     """Continues prompts.
 
     Args:
       model: a `TransformerXL`.
-      prompt: int `[B, P]`, P at least 1; begin a text with the id of `<eos>`.
+      prompt: int `[B, P]`, or a list of B prompts of lengths of their own, each at least one
+        token; begin a text with the id of `<eos>`.
       num_tokens: how many tokens to add; at least 1.
-      seed: int `[2]`; the same seed gives the same text.
-      temperature: divides the log-probabilities; 0 takes the likeliest token.
-      top_k: draw from the k likeliest tokens only; 0 for all.
-      top_p: draw from the fewest tokens whose probabilities add up to p (Holtzman et al., 2020);
-        1 for all.
+      seed: int `[2]`; the same seed gives the same text. Or `[B, 2]`, one for each prompt, which
+        alone decides how it goes on, whatever the others are.
+      temperature, top_k, top_p, repetition_penalty: of `Sampling`.
+      stop_ids: where one of these is written, a row ends; the first of them fills it up.
       memory_length: positions remembered; None for the configuration's.
+      jit_compile: whether XLA compiles the loop; not worth the compilation for a few tokens.
 
     Returns:
       int32 `[B, num_tokens]`, without the prompt.
@@ -35,41 +45,79 @@ def generate(
     Raises:
       ValueError: for a value outside its rule.
     """
-    prompt = tf.convert_to_tensor(prompt)
-    if prompt.shape.rank != 2 or not prompt.shape[1]:
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    decoder = Decoder(model, sampling, memory_length, _checked_stops(model, stop_ids), jit_compile)
+    (tokens,) = stream(decoder, checked_prompts(model, prompt), num_tokens, seed, num_tokens)
+    return tokens
+
+
+def stream(decoder: Decoder, prompts, num_tokens: int, seed, chunk: int) -> Iterator[tf.Tensor]:
+    """Continues prompts, a few tokens at a time, until all rows are at their ends.
+
+    Args:
+      decoder: a `Decoder`.
+      prompts: of `checked_prompts`.
+      num_tokens: how many tokens to add at most; at least 1.
+      seed: as in `generate`.
+      chunk: how many at a time.
+
+    Yields:
+      int32 `[B, at most chunk]`.
+
+    Raises:
+      ValueError: for a value outside its rule.
+    """
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens must be at least 1. Received: {num_tokens}.")
+    state = decoder.begin(prompts, _row_seeds(seed, len(prompts)))
+    for start in range(0, num_tokens, chunk):
+        tokens, state = decoder.write(state, min(chunk, num_tokens - start))
+        yield tokens
+        if bool(tf.reduce_all(state.stopped)):
+            return
+
+
+def checked_prompts(model, prompt) -> list[np.ndarray]:
+    """Prompts as a list of int arrays `[P]`.
+
+    Raises:
+      ValueError: for a shape, a type or ids that are none of a prompt.
+    """
+    rows = list(prompt) if isinstance(prompt, (list, tuple)) else None
+    if rows is None or not rows or np.ndim(rows[0]) == 0:
+        rows = np.asarray(prompt)
+        if rows.ndim != 2 or not rows.size:
+            raise ValueError(
+                "A prompt must have the shape [B, P] with at least one token, or be a list of "
+                f"prompts. Received: shape {rows.shape}."
+            )
+    rows = [np.asarray(row) for row in rows]
+    for row in rows:
+        if row.ndim != 1 or not row.size:
+            raise ValueError(
+                "Each prompt must have the shape [P] with at least one token. "
+                f"Received: shape {row.shape}."
+            )
+        if not np.issubdtype(row.dtype, np.integer):
+            raise ValueError(f"A prompt must be integer ids. Received: dtype {row.dtype}.")
+    model.embedding.clusters.check_ids(np.concatenate(rows), "The tokens of a prompt")
+    return rows
+
+
+def _checked_stops(model, stop_ids):
+    stop_ids = np.asarray(stop_ids, np.int32)
+    if stop_ids.size:
+        model.embedding.clusters.check_ids(stop_ids, "The stop_ids")
+    return stop_ids
+
+
+def _row_seeds(seed, num_rows: int):
+    seed = tf.cast(seed, tf.int32)
+    if seed.shape == (2,):
+        return row_noise.fold_in(tf.tile(seed[None], [num_rows, 1]), tf.range(num_rows))
+    if seed.shape != (num_rows, 2):
         raise ValueError(
-            "A prompt must have the shape [B, P] with at least one token. "
-            f"Received: shape {prompt.shape}."
+            "A seed must be two integers, shape [2], or two for each prompt, shape "
+            f"[{num_rows}, 2]. Received: shape {seed.shape}."
         )
-    if not prompt.dtype.is_integer:
-        raise ValueError(f"A prompt must be integer ids. Received: dtype {prompt.dtype}.")
-    model.embedding.clusters.check_ids(prompt, "The tokens of a prompt")
-    for name, value, fine in (
-        ("num_tokens must be at least 1", num_tokens, num_tokens >= 1),
-        ("top_k must be at least 0", top_k, top_k >= 0),
-    ):
-        if not fine:
-            raise ValueError(f"{name}. Received: {value}.")
-    memory = model.initial_memory(prompt.shape[0], memory_length)
-
-    @tf.function(autograph=False)
-    def decode(prompt, seed, memory):
-        hidden, memory = model(prompt, memory, training=False)
-
-        def body(i, last, memory, tokens):
-            step_seed = tf.random.experimental.stateless_fold_in(seed, i)
-            chosen = model.head.sample(last, step_seed, temperature, top_k or None, top_p)
-            tokens = tokens.write(i, chosen)
-            hidden, memory = model(chosen[:, None], memory, training=False)
-            return i + 1, hidden[:, -1], memory, tokens
-
-        tokens = tf.TensorArray(tf.int32, num_tokens, element_shape=prompt.shape[:1])
-        *_, tokens = tf.while_loop(
-            lambda i, *_: i < num_tokens,
-            body,
-            (tf.constant(0), hidden[:, -1], memory, tokens),
-            parallel_iterations=1,
-        )
-        return tf.transpose(tokens.stack())
-
-    return decode(prompt, tf.cast(seed, tf.int32), memory)
+    return seed

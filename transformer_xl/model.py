@@ -17,6 +17,7 @@ from transformer_xl import positions as positions_lib
 from transformer_xl.block import make_blocks, normal, rematerialized
 from transformer_xl.config import ModelConfig, check_lengths
 from transformer_xl.dropout import dropout, step_seed
+from transformer_xl.generate import generate
 from transformer_xl.memory import Memory
 from transformer_xl.shapes import shape_of
 
@@ -215,13 +216,19 @@ class TransformerXL(HeadTraining, keras.Model):
         Args:
           tokens: int `[B, L]`.
           targets: int `[B, L]`.
-          memory, training: as in a call.
+          memory, training: as in a call. A `Cache` may stand for memory, to evaluate with; it
+            knows its `clamp_length` itself.
           **lengths: `clamp_length`, `same_length`.
 
         Returns:
-          The pair (nats, float32 `[B, L]`; the next `Memory`).
+          The pair (nats, float32 `[B, L]`; the next `Memory` or `Cache`).
         """
-        hidden, memory = self(tokens, memory, training=training, **lengths)
+        if isinstance(memory, cache_lib.Cache):
+            if training:
+                raise ValueError("A Cache cannot train. Received: training=True. Give a Memory.")
+            hidden, memory = self.extend(tokens, memory, lengths.get("same_length"))
+        else:
+            hidden, memory = self(tokens, memory, training=training, **lengths)
         return self.head.nll(hidden, targets, training=training), memory
 
     @property
@@ -279,6 +286,10 @@ class TransformerXL(HeadTraining, keras.Model):
         """
         hidden, memory = self(tokens, memory, training=False, **lengths)
         return self.head.log_prob(hidden), memory
+
+    def generate(self, prompt, num_tokens: int, seed, **settings):
+        """Continues prompts: int32 `[B, num_tokens]`; see `transformer_xl.generate.generate`."""
+        return generate(self, prompt, num_tokens, seed, **settings)
 
     def summed_loss(self, x, y, sample_weight, training):
         weights = tf.ones(tf.shape(y)) if sample_weight is None else sample_weight

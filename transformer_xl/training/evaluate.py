@@ -51,7 +51,7 @@ def evaluate(
     Args:
       eval_step: of `steps.make_eval_step`.
       batches: of (tokens, targets, weights), each `[B, L]`, with a weight of 0 at padding.
-      memory: the `Memory` before the first.
+      memory: the `Memory` or `Cache` before the first.
       progress: called with the number of batches done.
 
     Returns:
@@ -112,11 +112,17 @@ class Evaluator:
         self._step = make_eval_step(model, self.jit_compile, **self.attention)
 
     def inputs(self, split: str):
-        """The pair (batches of a split, the `Memory` before the first)."""
+        """The pair (batches of a split, the `Memory` or `Cache` before the first)."""
         settings = self.settings
         batches = self._batches(split, settings["batch_size"], settings["segment_length"])
-        memory = self.model.initial_memory(settings["batch_size"], settings["memory_length"])
-        return batches, memory
+        sizes = (settings["batch_size"], settings["memory_length"])
+        if settings["memory_length"] > settings["segment_length"]:
+            # What would be projected again for every segment is most of its work.
+            clamp_length = settings["clamp_length"]
+            return batches, self.model.initial_cache(
+                *sizes, settings["segment_length"], clamp_length
+            )
+        return batches, self.model.initial_memory(*sizes)
 
     def result(self, split: str, max_segments: int = 0) -> EvalResult:
         """The loss on a split, or, with a bound, on its first segments."""

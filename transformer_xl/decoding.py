@@ -1,0 +1,174 @@
+"""The compiled loop that writes: read the prompts, then draw a token, read it, and so on.
+
+B batch, P prompt length, D width, V vocabulary.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from adaptive import row_noise
+from adaptive.sampling import draw_from
+from transformer_xl.cache import Cache
+
+# Tokens of prompts that are read at a time.
+_SEGMENT = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How the next token is chosen.
+
+    Attributes:
+      temperature: divides the log-probabilities; 0 takes the likeliest token.
+      top_k: draw from the k likeliest tokens only; 0 for all.
+      top_p: draw from the fewest tokens whose probabilities add up to p (Holtzman et al., 2020);
+        1 for all.
+      repetition_penalty: multiplies the log-probabilities of the tokens that the text has already,
+        its prompt included; 1 for none. Keskar et al. (2019), section 4.1, where scores are
+        divided; log-probabilities are scores below 0, which a division would make likelier.
+
+    Raises:
+      ValueError: for a value outside its rule.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self):
+        for name, rule, fine in (
+            ("temperature", "at least 0", self.temperature >= 0),
+            ("top_k", "at least 0", self.top_k >= 0),
+            ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
+            ("repetition_penalty", "at least 1", self.repetition_penalty >= 1),
+        ):
+            if not fine:
+                raise ValueError(f"{name} must be {rule}. Received: {getattr(self, name)}.")
+
+    @property
+    def penalises(self) -> bool:
+        """Whether what was written matters beyond the model."""
+        return self.repetition_penalty != 1
+
+
+class Writing(NamedTuple):
+    """The state between two tokens."""
+
+    hidden: tf.Tensor  # [B, D], of the last token
+    cache: Cache
+    seeds: tf.Tensor  # int32 [B, 2]
+    place: tf.Tensor  # int32 scalar, how many tokens were written
+    stopped: tf.Tensor  # bool [B]
+    seen: tf.Tensor  # bool [B, V]; [B, 0] where nothing asks
+
+
+class Decoder:
+    """Continues batches of prompts; compiled on first use and then kept.
+
+    Args:
+      model: a `TransformerXL`.
+      sampling: how tokens are chosen.
+      memory_length: positions remembered; None for the configuration's.
+      stop_ids: a row that has written one of these is at its end; the rest of it repeats the
+        first of them.
+      jit_compile: whether XLA compiles the loop.
+    """
+
+    def __init__(
+        self, model, sampling: Sampling, memory_length=None, stop_ids=(), jit_compile=True
+    ):
+        self._model, self._sampling, self._memory_length = model, sampling, memory_length
+        self._stop_ids = tuple(int(i) for i in stop_ids)
+        self._read = tf.function(self._read_segment, autograph=False)
+        self._write = tf.function(self._write_tokens, autograph=False, jit_compile=jit_compile)
+
+    def begin(self, prompts, seeds) -> Writing:
+        """Reads prompts.
+
+        Args:
+          prompts: a list of B int arrays `[P]`, each at least one token long.
+          seeds: int32 `[B, 2]`; a row's decides its text, whatever the others are.
+        """
+        lengths = np.array([len(prompt) for prompt in prompts])
+        longest = int(lengths.max())
+        # Few shapes, each of which is compiled: powers of two, then whole segments.
+        width = min(_SEGMENT, 1 << (longest - 1).bit_length())
+        columns = -(-longest // width) * width
+        tokens = np.zeros([len(prompts), columns], np.int32)
+        for row, prompt in zip(tokens, prompts):
+            row[columns - len(prompt) :] = prompt
+        cache = self._model.initial_cache(len(prompts), self._memory_length)
+        for start in range(0, columns, width):
+            now = np.clip(lengths - (columns - start - width), 0, width).astype(np.int32)
+            segment = tf.constant(tokens[:, start : start + width])
+            hidden, cache = self._read(segment, tf.constant(now), cache)
+        seen = np.zeros([len(prompts), self._vocab_size if self._sampling.penalises else 0], bool)
+        if self._sampling.penalises:
+            for row, prompt in zip(seen, prompts):
+                row[np.asarray(prompt)] = True
+        return Writing(
+            hidden,
+            cache,
+            tf.cast(seeds, tf.int32),
+            tf.constant(0),
+            tf.zeros([len(prompts)], tf.bool),
+            tf.constant(seen),
+        )
+
+    def write(self, state: Writing, num_tokens: int):
+        """The pair (int32 `[B, num_tokens]`, the state after them)."""
+        tokens, state = self._write(state, tf.constant(num_tokens), tf.zeros([num_tokens]))
+        return tokens, state
+
+    @property
+    def _vocab_size(self):
+        return self._model.config.vocab_size
+
+    def _read_segment(self, tokens, lengths, cache):
+        hidden, cache = self._model.extend(tokens, cache, lengths=lengths)
+        return hidden[:, -1], cache
+
+    def _write_tokens(self, state, num_tokens, like):
+        """`num_tokens` is the length of `like`, which is there for its shape."""
+        batch_size = state.hidden.shape[0]
+        filler = self._stop_ids[0] if self._stop_ids else 0
+        tokens = tf.fill([like.shape[0], batch_size], filler)
+
+        def goes_on(i, tokens, state):
+            del tokens
+            return (i < num_tokens) & ~tf.reduce_all(state.stopped)
+
+        def body(i, tokens, state):
+            chosen, seen = self._chosen(state)
+            stopped = state.stopped
+            if self._stop_ids:
+                chosen = tf.where(stopped, filler, chosen)
+                stopped |= tf.reduce_any(chosen[:, None] == tf.constant(self._stop_ids), -1)
+            tokens = tf.tensor_scatter_nd_update(tokens, [[i]], chosen[None])
+            hidden, cache = self._model.extend(chosen[:, None], state.cache)
+            state = Writing(hidden[:, 0], cache, state.seeds, state.place + 1, stopped, seen)
+            return i + 1, tokens, state
+
+        _, tokens, state = tf.while_loop(
+            goes_on, body, (tf.constant(0), tokens, state), parallel_iterations=1
+        )
+        return tf.transpose(tokens), state
+
+    def _chosen(self, state):
+        """The next token of each row, int32 `[B]`, and what was seen then."""
+        sampling, head = self._sampling, self._model.head
+        seeds = row_noise.fold_in(state.seeds, state.place, 1)
+        bounds = (sampling.temperature, sampling.top_k or None, sampling.top_p)
+        if not sampling.penalises:
+            return head.sample(state.hidden, seeds, *bounds), state.seen
+        log_prob = head.log_prob(state.hidden)
+        penalised = log_prob * sampling.repetition_penalty
+        log_prob = tf.where(state.seen, penalised, log_prob)
+        chosen = draw_from(log_prob, seeds, *bounds)
+        places = tf.stack([tf.range(chosen.shape[0]), chosen], -1)
+        written = tf.ones([chosen.shape[0]], tf.bool)
+        return chosen, tf.tensor_scatter_nd_update(state.seen, places, written)
