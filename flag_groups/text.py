@@ -3,10 +3,24 @@
 from absl import flags
 
 PROMPT = flags.DEFINE_string(
-    "prompt", "", "The text that --mode=generate continues; empty: the beginning of a text."
+    "prompt",
+    "",
+    "The text that --mode=generate continues; empty: the beginning of a text. See --input_file.",
 )
 NUM_TOKENS = flags.DEFINE_integer("num_tokens", 100, "Tokens to write.", lower_bound=1)
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts to write.", lower_bound=1)
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 1, "Texts to write of a prompt.", lower_bound=1)
+REPETITION_PENALTY = flags.DEFINE_float(
+    "repetition_penalty",
+    1.0,
+    "Multiplies the log-probabilities of tokens that the text has already; 1: none.",
+    lower_bound=1.0,
+)
+STOP = flags.DEFINE_multi_string(
+    "stop", [], "Where a text ends: at <eos>, or at a string; may be given several times."
+)
+DETOKENIZE = flags.DEFINE_boolean(
+    "detokenize", True, "Whether words are written as in print: no spaces before commas, no @-@."
+)
 TEMPERATURE = flags.DEFINE_float(
     "temperature", 1.0, "Divides log-probabilities; 0: always the likeliest.", lower_bound=0.0
 )
@@ -20,7 +34,10 @@ TOP_P = flags.DEFINE_float(
 )
 
 INPUT_FILE = flags.DEFINE_string(
-    "input_file", None, "The text that --mode=score reads. Default: standard input."
+    "input_file",
+    None,
+    "The text that --mode=score reads; default: standard input. The prompts of --mode=generate, "
+    "one a line; - is standard input; default: --prompt.",
 )
 SCORE_CONTEXT = flags.DEFINE_boolean(
     "score_context", True, "Whether --mode=score scores a line after all before it, or alone."

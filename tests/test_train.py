@@ -117,7 +117,7 @@ def test_a_run_can_be_evaluated_and_sampled(trained, capsys):
     vocabulary = WordVocabulary.load(trained / "vocabulary").tokens
     assert set(re.findall(r"<unk>|[A-Za-z]+", printed)) <= set(vocabulary)
     assert run(*generate, "--prompt=Zoe sees") == 0
-    assert "Zoe" in capsys.readouterr().out
+    assert "Zoe" in capsys.readouterr().err
 
 
 def test_started_again_it_goes_on(text, trained, tmp_path):
