@@ -1,0 +1,168 @@
+"""Measures one implementation for `benchmarks.inference`, which starts this and asks.
+
+    python -m benchmarks.inference_worker huggingface '{"model_dim": 410, ...}'
+
+Implementations: `ours`, compiled by XLA; `ours without XLA`; `huggingface`, TransfoXL of
+transformers. A request is a line of JSON, its answer another one:
+
+    {"batch_size": 1, "memory_length": 640, "segment_length": 64, "segments": 4}
+        seconds of the losses of 4 segments that follow one another
+    {"batch_size": 8, "memory_length": 640, "num_tokens": 16, "top_k": 40}
+        seconds of 16 tokens behind a prompt; the likeliest ones with a top_k of 0
+
+Weights are random; the same work is done for any.
+"""
+
+import importlib.metadata
+import json
+import os
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+
+PROMPT_LENGTH = 4
+
+
+class Ours:
+    """This project's model; see the module."""
+
+    def __init__(self, sizes: dict, jit_compile: bool):
+        import keras
+
+        from transformer_xl import ModelConfig, TransformerXL
+
+        keras.utils.set_random_seed(1)
+        self.model = TransformerXL(ModelConfig(**sizes, tie_projections="all"))
+        self.jit_compile = jit_compile
+        self.compiled = {}
+        self.library = "tensorflow"
+
+    def evaluate(self, segments, memory_length):
+        """Losses of segments `[B, L + 1]`, in turn."""
+        import tensorflow as tf
+
+        from transformer_xl.training.steps import make_eval_step
+
+        batch_size, length = segments[0].shape
+        if "evaluate" not in self.compiled:
+            self.compiled["evaluate"] = make_eval_step(self.model, self.jit_compile)
+        cache = self.model.initial_cache(batch_size, memory_length, length - 1)
+        weights, total = tf.ones([batch_size, length - 1]), 0.0
+        for tokens in segments:
+            tokens = tf.constant(tokens)
+            cache, sums = self.compiled["evaluate"](tokens[:, :-1], tokens[:, 1:], weights, cache)
+            total += float(sums.nll)
+        return total
+
+    def generate(self, prompt, memory_length, num_tokens, top_k):
+        """The tokens written."""
+        from transformer_xl.decoding import Decoder, Sampling
+        from transformer_xl.generate import stream
+
+        key = (memory_length, top_k)
+        if key not in self.compiled:
+            sampling = Sampling(temperature=float(top_k > 0), top_k=top_k)
+            self.compiled[key] = Decoder(
+                self.model, sampling, memory_length, jit_compile=self.jit_compile
+            )
+        (tokens,) = stream(self.compiled[key], list(prompt), num_tokens, (1, 2), num_tokens)
+        return tokens.numpy()
+
+
+class HuggingFace:
+    """TransfoXL of transformers; see the module."""
+
+    def __init__(self, sizes: dict):
+        import torch
+        from transformers import TransfoXLConfig, TransfoXLLMHeadModel
+
+        self.torch, self.library = torch, "torch"
+        torch.manual_seed(1)
+        config = TransfoXLConfig(
+            vocab_size=sizes["vocab_size"],
+            cutoffs=list(sizes["cutoffs"]),
+            div_val=sizes["div_val"],
+            d_model=sizes["model_dim"],
+            d_embed=sizes["model_dim"],
+            n_head=sizes["num_heads"],
+            d_head=sizes["model_dim"] // sizes["num_heads"],
+            d_inner=sizes["feed_forward_dim"],
+            n_layer=sizes["num_layers"],
+            same_length=False,
+            clamp_len=-1,
+        )
+        self.model = TransfoXLLMHeadModel(config).eval()
+
+    def evaluate(self, segments, memory_length):
+        """Losses of segments `[B, L + 1]`, in turn."""
+        torch = self.torch
+        self.model.reset_memory_length(memory_length)
+        memory, total = None, 0.0
+        with torch.no_grad():
+            for tokens in segments:
+                tokens = torch.from_numpy(tokens.astype("int64"))
+                output = self.model.transformer(tokens[:, :-1], mems=memory)
+                hidden, memory = output.last_hidden_state, output.mems
+                # The softmax shifts by itself: a column more on both sides, which it drops.
+                hidden = torch.cat([hidden, hidden[:, -1:]], 1)
+                total += float(self.model.crit(hidden, tokens).sum())
+        return total
+
+    def generate(self, prompt, memory_length, num_tokens, top_k):
+        """The tokens written."""
+        torch = self.torch
+        self.model.reset_memory_length(memory_length)
+        with torch.no_grad():
+            tokens = self.model.generate(
+                torch.from_numpy(prompt.astype("int64")),
+                max_new_tokens=num_tokens,
+                min_new_tokens=num_tokens,
+                do_sample=top_k > 0,
+                top_k=top_k or 50,
+                pad_token_id=0,
+            )
+        return tokens[:, prompt.shape[1] :].numpy()
+
+
+def answer(worker, sizes, request):
+    """Seconds of what is asked."""
+    draw = np.random.default_rng(request.get("repetition", 0))
+    frequencies = 1 / (np.arange(sizes["vocab_size"]) + 2.0)
+    frequencies /= frequencies.sum()
+
+    def tokens(length):
+        shape = (request["batch_size"], length)
+        return draw.choice(sizes["vocab_size"], shape, p=frequencies).astype(np.int32)
+
+    if "segments" in request:
+        segments = [tokens(request["segment_length"] + 1) for _ in range(request["segments"])]
+        start = time.perf_counter()
+        worker.evaluate(segments, request["memory_length"])
+    else:
+        prompt = tokens(PROMPT_LENGTH)
+        start = time.perf_counter()
+        written = worker.generate(
+            prompt, request["memory_length"], request["num_tokens"], request["top_k"]
+        )
+        if written.shape != (request["batch_size"], request["num_tokens"]):
+            raise ValueError(f"It wrote {written.shape} tokens.")
+    return {"seconds": time.perf_counter() - start}
+
+
+def main():
+    """Answers until the standard input ends."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    name, sizes = sys.argv[1], json.loads(sys.argv[2])
+    worker = HuggingFace(sizes) if name == "huggingface" else Ours(sizes, name == "ours")
+    version = importlib.metadata.version(worker.library)
+    print(json.dumps({"library": worker.library, "version": version}), file=answers, flush=True)
+    for line in sys.stdin:
+        print(json.dumps(answer(worker, sizes, json.loads(line))), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()
