@@ -170,4 +170,5 @@ def continued(model, vocabulary, prompt, seed, num_tokens, num_samples=1, **sett
     # A text begins after the end of another.
     row = np.concatenate([[vocabulary.eos_id], prompt]).astype("int32")
     rows = np.tile(row, (num_samples, 1))
+    settings = {"jit_compile": False, **settings}  # too few tokens to be worth compiling for
     return generate(model, rows, num_tokens, (seed, 0), **settings).numpy()
