@@ -176,15 +176,16 @@ def kill_and_resume(whole: pathlib.Path, killed: pathlib.Path, options) -> dict:
     kinds = ["write"] * (options.kills // 3) + ["start"] * (options.kills // 7)
     kinds += ["any"] * (options.kills - len(kinds))
     draw.shuffle(kinds)
-    each = options.max_steps // (options.kills + 1)
     seen = {"kills": 0, "inside_a_write": 0, "while_starting": 0, "reports": 0, "saved_and_left": 0}
-    differ, starting = 0, 5.0
-    for kind in kinds:
+    differ, starting, reached = 0, 5.0, 0
+    for number, kind in enumerate(kinds):
+        # So that the steps that are left last for all the kills that are.
+        each = (options.max_steps - reached) // (options.kills - number + 1)
         start, began = Start(killed, options), time.monotonic()
         if kind == "start":
             time.sleep(draw.uniform(0, starting))
         else:
-            if not start.steps(draw.randint(1, 2 * each - 1)):
+            if not start.steps(draw.randint(1, max(1, 3 * each // 2))):
                 raise RuntimeError("It ended before it was killed:\n" + "".join(start.lines[-20:]))
             starting = min(starting, time.monotonic() - began)
             if kind == "write":
@@ -200,11 +201,12 @@ def kill_and_resume(whole: pathlib.Path, killed: pathlib.Path, options) -> dict:
         seen["while_starting"] += kind == "start"
         seen["inside_a_write"] += code == -signal_number and bool(unfinished(killed))
         there = reports(killed)
+        reached = max((step for step, _ in there), default=0)
         seen["reports"] += len(there)
         differ += sum(expected.get(key) != report for key, report in there.items())
         print(
-            f"kill {seen['kills']} ({kind}), exit code {code}, last report at step "
-            f"{max((step for step, _ in there), default=0)}, {unfinished(killed) or 'no write'}",
+            f"kill {seen['kills']} ({kind}), exit code {code}, last report at step {reached}, "
+            f"{unfinished(killed) or 'no write'}",
             flush=True,
         )
     finish(killed, options)

@@ -173,6 +173,19 @@ def test_killed_between_checkpoints_repeats_the_lost_steps(whole, tmp_path):
     assert curve(tmp_path) == curve(whole[0])
 
 
+def test_max_steps_can_be_raised(whole, tmp_path):
+    """Here with the same learning rates, as a schedule that is no function of it would have."""
+    first = Run(tmp_path, TrainConfig(**{**CONFIG.__dict__, "max_steps": 5}))
+    second = Run(tmp_path)
+    assert first.done
+    assert second.done
+    assert second.steps == [5, 6, 7, 8, 9]
+    training = [[r for r in curve(d) if r["split"] == "train"] for d in (tmp_path, whole[0])]
+    assert training[0] == training[1]
+    for path, value in whole[1].values.items():
+        np.testing.assert_array_equal(second.values[path], value, err_msg=path)
+
+
 def test_a_finished_run_trains_no_further(whole):
     directory, _ = whole
     before = curve(directory)
