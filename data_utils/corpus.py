@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from .base_vocabulary import Vocabulary
 from .block_encoders import Types, merge_types
 from .blocks import Block, cut_characters, cut_lines
 from .documents import DocumentFinder
@@ -37,7 +38,7 @@ from .prepared import (
     write_meta,
 )
 from .settings import PreparationSettings, train_pieces
-from .vocabularies import vocabulary_from_counts
+from .vocabularies import ids_of_types, vocabulary_from_counts
 
 _REPORT_BYTES = 64 << 20
 # Smaller corpora are done before another process has started.
@@ -60,6 +61,7 @@ def prepare(
     num_processes: int | None = None,
     tokens: Sequence[str] | None = None,
     tokenization: str | None = None,
+    given_vocabulary: Vocabulary | None = None,
 ) -> PreparedCorpus:
     """Prepares a corpus in `directory`, or verifies and opens what was prepared there before.
 
@@ -86,6 +88,8 @@ def prepare(
             limits and `piece_model` have no effect. None: the vocabulary is counted.
         tokenization: how `tokens` are found in text, one of `tokenization.RULES`. None: as the
             corpus has it.
+        given_vocabulary: of a model, one of characters, bytes or pieces, taken as it is, with the
+            counts of the text that it was made from. None: the vocabulary is counted.
 
     Raises:
         ValueError: `directory` holds something else or was damaged; a split has no tokens; the
@@ -95,7 +99,9 @@ def prepare(
     """
     directory = Path(directory).resolve()
     report = progress or (lambda message: None)
-    if tokens is not None:
+    if given_vocabulary is not None:
+        settings = PreparationSettings.of_vocabulary(given_vocabulary, vocabulary, lowercase)
+    elif tokens is not None:
         settings = PreparationSettings.of_model(corpus, tokens, tokenization, vocabulary, lowercase)
     elif tokenization is not None:
         raise ValueError(f"A tokenization is for given tokens. Received {tokenization!r} alone.")
@@ -261,12 +267,7 @@ class _Preparation:
         counts = {token: int(n[train]) for token, n in totals.items() if n[train]}
         needs_unk = len(counts) < len(totals)
         vocabulary = vocabulary_from_counts(self._settings, counts, needs_unk, model)
-        ids = {token: i for i, token in enumerate(vocabulary.tokens)}
-        unk = vocabulary.unk_id
-        final = np.array([ids.get(token, -1 if unk is None else unk) for token in totals], np.int64)
-        if (final < 0).any():
-            # Pieces without occurrences; no id in the text leads there.
-            final[final < 0] = 0
+        final, unk = ids_of_types(vocabulary, totals), vocabulary.unk_id
         unknown = dict.fromkeys(self._splits, 0)
         if unk is not None:
             for row, i in zip(totals.values(), final, strict=True):

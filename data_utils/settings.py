@@ -5,6 +5,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from .base_vocabulary import Vocabulary
 from .block_encoders import NotUtf8Error, kept_lines
 from .blocks import cut_lines
 from .encoding_pool import not_utf8_message
@@ -12,7 +13,7 @@ from .found_corpus import Corpus
 from .given_vocabulary import GivenVocabulary, tokens_digest
 from .piece_model import MODEL_TYPES, PieceModel, train_piece_model
 from .tokenization import is_lowercase, lowercase_rule
-from .vocabularies import VOCABULARY_KINDS
+from .vocabularies import VOCABULARY_KINDS, kind_of
 
 # What SentencePiece is trained on, at most: it holds all of it in memory, several times.
 _SAMPLE_CHARACTERS = 50_000_000
@@ -30,6 +31,7 @@ class PreparationSettings:
     model_path: Path | None = None
     given_tokens: str | None = None  # The sha256 of the given tokens.
     tokens: tuple[str, ...] | None = None
+    vocabulary: Vocabulary | None = None  # Taken as it is.
 
     @classmethod
     def resolve(
@@ -115,6 +117,28 @@ class PreparationSettings:
         digest = tokens_digest(tokens)
         return cls("word", rule, 1, None, None, given_tokens=digest, tokens=tokens)
 
+    @classmethod
+    def of_vocabulary(
+        cls, vocabulary: Vocabulary, kind: str | None, lowercase: bool
+    ) -> "PreparationSettings":
+        """The settings where a model brings characters, bytes or pieces.
+
+        Raises ValueError for another kind besides.
+        """
+        own = kind_of(vocabulary)
+        if kind not in (None, own):
+            raise ValueError(
+                f"The vocabulary of the model is of the kind {own}. Received {kind!r} besides: "
+                "leave it out."
+            )
+        rule = vocabulary.tokenization
+        if lowercase and not is_lowercase(rule):
+            raise ValueError(
+                "The model's vocabulary was not made for text in lower case: leave lowercase out."
+            )
+        digest = vocabulary.fingerprint()
+        return cls(own, rule, 1, None, None, given_tokens=digest, vocabulary=vocabulary)
+
     def items(self) -> Iterator[tuple[str, str | int | None]]:
         """Names and values that are stored and must be equal to use what was prepared."""
         names = ["kind", "tokenization", "min_count", "max_size", "piece_model"]
@@ -138,13 +162,15 @@ class PreparationSettings:
         """Whether tokens are those that published counts are about."""
         # A model may bring another rule than the corpus has.
         is_other = self.tokens is not None and self.tokenization != corpus.tokenization
+        if self.vocabulary is not None:
+            return False
         return (
             self.kind == corpus.vocabulary and not is_lowercase(self.tokenization) and not is_other
         )
 
     def has_no_limits(self, corpus: Corpus) -> bool:
         """Whether the vocabulary is the one that published counts are about."""
-        if self.tokens is not None:
+        if self.given_tokens is not None:
             return False
         return self.max_size is None and self.min_count == (
             corpus.min_count if self.kind == "word" else 1
@@ -158,6 +184,8 @@ def train_pieces(corpus: Corpus, settings: PreparationSettings, report) -> bytes
     """
     if settings.kind != "sentencepiece":
         return b""
+    if settings.vocabulary is not None:
+        return settings.vocabulary.model
     if settings.model_path:
         model = settings.model_path.read_bytes()
         PieceModel(model)

@@ -251,6 +251,11 @@ class PieceVocabulary(_SymbolVocabulary):
                 lines[-1].append(self._to_model[i])
         return "\n".join(self._model.decode(line) if line else "" for line in lines)
 
+    @property
+    def model(self) -> bytes:
+        """The SentencePiece model, as its file has it."""
+        return self._model.serialized
+
     def _more_lines(self) -> list[str]:
         return ["model " + base64.b64encode(self._model.serialized).decode("ascii")]
 

@@ -76,14 +76,10 @@ def trained_model():
 def prepared(directory, vocabulary, say) -> PreparedCorpus:
     """The corpus of the flags, in a given vocabulary or, without, in its own."""
     given = {}
-    if vocabulary is not None:
-        if not isinstance(vocabulary, WordVocabulary):
-            raise ValueError(
-                "--init_from can prepare text for vocabularies of words only. Received weights "
-                f"with a {type(vocabulary).__name__}: train on where they were trained, in their "
-                "--workdir."
-            )
+    if isinstance(vocabulary, WordVocabulary):
         given = {"tokens": vocabulary.tokens, "tokenization": vocabulary.tokenization}
+    elif vocabulary is not None:
+        given = {"given_vocabulary": vocabulary}
     settings = {**flags.preparation(), **given}
     corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value, flags.DOWNLOAD_DIR.value, say)
     data = prepare(corpus, os.path.join(directory, "data"), progress=say, **settings)

@@ -1,5 +1,6 @@
 """Preparation in the vocabulary of a model, from Python and from the command line."""
 
+import itertools
 import json
 import random
 import re
@@ -110,7 +111,7 @@ def test_preparing_ahead_of_time_for_given_weights(tmp_path, capsys):
     assert load_vocabulary(tmp_path / "run" / "vocabulary").tokens == tuple(words)
 
 
-def test_a_run_over_characters_scores_lines_and_prepares_no_other_text(tmp_path, capsys):
+def test_a_run_over_characters_scores_lines_and_is_evaluated_on_other_text(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("Ann\tsees Bob\n" * 200)
     few = [a for a in SMALL if not a.startswith(("--vocabulary_min", "--cutoffs", "--max_steps"))]
     arguments = [*few, "--vocabulary=character", "--cutoffs=auto", "--max_steps=1"]
@@ -125,7 +126,63 @@ def test_a_run_over_characters_scores_lines_and_prepares_no_other_text(tmp_path,
     assert run(*score, "--score_format=jsonl") == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert [token["token"] for token in json.loads(line)["tokens"]] == ["n", "\t", "B", "\n"]
-    given = [f"--init_from={tmp_path}/run", f"--data_dir={tmp_path}/text.txt", "--mode=eval"]
-    assert run(*COMMON, *given, f"--workdir={tmp_path}/new") == 2
-    assert "for vocabularies of words only" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
+    weights = f"--init_from={tmp_path}/run"
+    given = [weights, f"--data_dir={tmp_path}/text.txt", "--mode=eval"]
+    lengths = ["--eval_segment_length=8", "--eval_memory_length=8", "--eval_batch_size=2"]
+    assert run(*COMMON, *given, f"--workdir={tmp_path}/new", *lengths) == 0
+    assert run("--mode=eval", f"--workdir={tmp_path}/run", *lengths) == 0
+    here, there = (
+        json.loads((tmp_path / name / "eval.json").read_text()) for name in ("new", "run")
+    )
+    assert here["test"]["nll"] == pytest.approx(there["test"]["nll"], rel=1e-6)
+    assert here["test"]["bits_per_character"] > 0
+    # Other modes begin with it too, and a text with other characters is one error.
+    explore = ["--mode=explore", weights, f"--input_file={tmp_path}/lines.txt"]
+    assert run(*explore, f"--output={tmp_path}/page.html", "--jit_compile=false") == 0
+    assert "⇥" in (tmp_path / "page.html").read_text("utf-8")
+    (tmp_path / "other.txt").write_text("Ann sees Zoë\n" * 200)
+    given[1] = f"--data_dir={tmp_path}/other.txt"
+    assert run(*COMMON, *given, f"--workdir={tmp_path}/other") == 2
+    errors = capsys.readouterr().err
+    assert "Received 'Z', 'ë'" in errors
+    assert not (tmp_path / "other" / "data").exists()
+
+
+@pytest.mark.parametrize("kind", ["character", "byte", "sentencepiece"])
+def test_other_kinds_are_taken_as_they_are(kind, tmp_path):
+    """Ids of one text in the order of another's frequencies, by the vocabulary itself."""
+    draw = random.Random(4)
+    texts = {}
+    for name, words in (("old", ["Ann", "sees", "Bob"] + LETTERS), ("new", ["Bob", "Bob", "nnA"])):
+        lines = ["".join(f"{draw.choice(words)} " for _ in range(6)) + "\n" for _ in range(60)]
+        texts[name] = {"train": "".join(lines), "valid": lines[0], "test": lines[1]}
+    corpora = {
+        name: load_corpus("text", folder_of(tmp_path / f"{name}_text", **splits))
+        for name, splits in texts.items()
+    }
+    sizes = {"old": 280, "new": 264} if kind == "sentencepiece" else {}
+
+    def counted(name, folder):
+        size = sizes.get(name)
+        return prepare(corpora[name], tmp_path / folder, vocabulary=kind, max_size=size).vocabulary
+
+    old = counted("old", "old")
+    new = prepare(corpora["new"], tmp_path / "new", given_vocabulary=old, max_size=3)
+    assert new.vocabulary.fingerprint() == old.fingerprint()
+    for split, text in texts["new"].items():
+        np.testing.assert_array_equal(new.arrays[split], old.encode_text(text))
+        assert new.num_unknown[split] == 0
+    own = counted("new", "own")
+    assert own.tokens != old.tokens
+    for settings, message in (
+        ({"given_vocabulary": own}, "given_tokens is [0-9a-f]{64} there"),
+        ({"given_vocabulary": old, "vocabulary": "word"}, f"of the kind {kind}. Received 'word'"),
+        ({"given_vocabulary": old, "lowercase": True}, "not made for text in lower case"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            prepare(corpora["new"], tmp_path / "new", **settings)
+    prepare(corpora["new"], tmp_path / "new", given_vocabulary=old)
+
+
+# So many that SentencePiece has something to learn, and all characters of the other text.
+LETTERS = ["".join(letters) for letters in itertools.permutations("Anosebd", 3)]
