@@ -86,6 +86,12 @@ def test_a_damaged_best_checkpoint_is_replaced_by_the_one_before(tmp_path):
         model.variables[0].assign(tf.fill(model.variables[0].shape, float(step)))
         assert checkpoints.save_if_best(step, nll)
     assert checkpoints.best_candidates() == [6, 4]
+    checkpoints.save_candidate(8, 1.5)
+    assert checkpoints.best_candidates() == [8, 6]
+    assert (float(checkpoints.best_nll), int(checkpoints.best_step)) == (1.0, 6)
+    checkpoints.restore_candidate(6)
+    checkpoints.save_best(6, 1.0)
+    assert checkpoints.best_candidates() == [6, 8]
     state = tmp_path / "best" / "step-6" / "state.safetensors"
     content = bytearray(state.read_bytes())
     content[-1] ^= 8
@@ -94,9 +100,9 @@ def test_a_damaged_best_checkpoint_is_replaced_by_the_one_before(tmp_path):
     other, _ = made()
     again = Checkpoints(str(tmp_path), other, say=said.append)
     again.restore_best()
-    assert (other.variables[0].numpy() == 4).all()
-    assert float(again.best_nll) == 2.0
-    assert int(again.best_step) == 4
+    assert (other.variables[0].numpy() == 6).all()  # the candidate's, saved without a change
+    assert float(again.best_nll) == 1.5
+    assert int(again.best_step) == 8
     assert len(said) == 1
     assert "step-6 has a state.safetensors with a wrong checksum" in said[0]
     for folder in (tmp_path / "best").glob("step-*"):

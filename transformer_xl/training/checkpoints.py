@@ -118,6 +118,13 @@ class Checkpoints:
         self.best_step.assign(step)
         self._best.write(step, {**self._model, **self._best_figures})
 
+    def save_candidate(self, step: int, nll: float):
+        """Writes the weights beside the best ones, whose loss remains the one to be beaten."""
+        best = float(self.best_nll), int(self.best_step)
+        self.save_best(step, nll)
+        self.best_nll.assign(best[0])
+        self.best_step.assign(best[1])
+
     def restore_best(self):
         """Gives the model the best weights that are whole.
 

@@ -76,6 +76,8 @@ def train(
         with state.averaged():
             result = evaluate()
             is_best = checkpoints.save_if_best(step, result.nll)
+            if config.eval_steps and step >= config.max_steps and not is_best:
+                checkpoints.save_candidate(step, result.nll)  # see best_choice
         reporter.valid(step, result.nll, is_best, time.monotonic() - before)
 
     def save(step, memory):
