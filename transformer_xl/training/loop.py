@@ -90,7 +90,7 @@ def train(
     def steps_from(step, memory) -> bool:
         if _due(config.eval_every, step, config) and not reporter.has_validated(step):
             validate(step)  # the run was stopped between this step and its evaluation
-        left_out = int(state.batches_left_out)
+        left_out = int(state.batches_left_out.numpy())
         pending, started, tokens = [], time.monotonic(), 0
         for batch in batches_from(step + left_out) if step < config.max_steps else ():
             if starts_epoch(step + left_out):
