@@ -12,6 +12,7 @@ from flag_groups.inspection import DRY_RUN, PROFILE_STEPS
 from modes import dry_run
 from modes.evaluation import eval_batches, split_report
 from modes.generation import continued
+from modes.lost_workers import lost_workers_end_the_run
 from modes.run_inputs import chosen_cutoffs, given_weights, model_settings, prepared
 from modes.terminal import STOPPED, fail, say
 from transformer_xl import TransformerXL
@@ -19,8 +20,10 @@ from transformer_xl.config import evaluation_lengths
 from transformer_xl.training.best_choice import choose_best
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import compiles_with_xla, device_name, resolve_precision
+from transformer_xl.training.distribute import make_replicas
 from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.loop import train
+from transformer_xl.training.no_report import NoReporter
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.profile import Profiled, profile_range
 from transformer_xl.training.report import Reporter, results_table
@@ -40,21 +43,36 @@ _SAMPLE_WORDS = 60
 def set_up():
     """Checks everything that can be checked, prepares the data; returns what trains."""
     directory, train_config = flags.workdir(), flags.train_config()
-    check_writable(directory)
+    # First of all: other machines are met before TensorFlow does anything.
+    replicas = make_replicas("one" if DRY_RUN.value else train_config.distribution)
+    with lost_workers_end_the_run(replicas, directory):
+        return _set_up(directory, train_config, replicas)
+
+
+def _set_up(directory, train_config, replicas):
+    replicas.check_batch_size(train_config.batch_size, train_config.accumulate_steps)
+    tell = say if replicas.chief else _silent
+    if replicas.chief:
+        check_writable(directory)
     profile_range(PROFILE_STEPS.value)
     record = read_record(directory)
     resolved = resolve_precision(train_config, record and record.train)
-    model, vocabulary = given_weights(resolved)
+    with replicas.scope():
+        model, vocabulary = given_weights(resolved)
     chosen = record.model.cutoffs if record else ()
     model_config = flags.model_config(automatic_cutoffs=chosen)
     eval_lengths = evaluation_lengths(model_config, train_config)
     if record is not None:
         record.check(directory, model_config, train_config)
     train_config = resolved
-    say(f"run directory {directory}")
-    data = prepared(directory, vocabulary, say)
+    tell(f"run directory {directory}")
+    if not replicas.chief:
+        replicas.wait()  # until the chief has prepared the text
+    data = prepared(directory, vocabulary, tell)
+    if replicas.chief:
+        replicas.wait()
     if record is None:
-        chosen = chosen_cutoffs(data, model_config, train_config, say)
+        chosen = chosen_cutoffs(data, model_config, train_config, tell)
     model_config = flags.model_config(data.vocabulary.size, chosen)
     segments = TrainSegments(
         data.arrays["train"],
@@ -71,12 +89,18 @@ def set_up():
         record.check_data(directory, described)
     if DRY_RUN.value:
         return lambda: _dry_run(model_config, train_config, eval_lengths, data, segments, model)
-    RunRecord(model_config, train_config, described).write(directory)
-    write_atomically(os.path.join(directory, "flags.txt"), flags.as_flagfile())
-    data.vocabulary.save(os.path.join(directory, "vocabulary"))
-    return lambda: _train(
-        directory, model_config, train_config, eval_lengths, data, segments, model
-    )
+    if replicas.chief:
+        RunRecord(model_config, train_config, described).write(directory)
+        write_atomically(os.path.join(directory, "flags.txt"), flags.as_flagfile())
+        data.vocabulary.save(os.path.join(directory, "vocabulary"))
+
+    def run():
+        with lost_workers_end_the_run(replicas, directory):
+            _train(
+                directory, model_config, train_config, eval_lengths, data, segments, model, replicas
+            )
+
+    return run
 
 
 def _dry_run(model_config, config, eval_lengths, data, segments, model):
@@ -84,35 +108,45 @@ def _dry_run(model_config, config, eval_lengths, data, segments, model):
     if model is None:
         model = TransformerXL(model_config, **model_settings(config))
     jit_compile = compiles_with_xla(config.jit_compile, model.drops)
-    train_step = make_train_step(model, make_optimizer(config), config.clip_norm, jit_compile)
+    train_step = make_train_step(
+        model,
+        make_optimizer(config),
+        config.clip_norm,
+        jit_compile,
+        config.accumulate_steps,
+        _train_state(model, config),
+    )
     evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))
     dry_run.report(model, config, data, segments, train_step, evaluator)
 
 
-def _train(directory, model_config, config, eval_lengths, data, segments, model):
-    keras.utils.set_random_seed(config.seed)
-    if model is None:
-        model = TransformerXL(model_config, **model_settings(config))
-    optimizer = make_optimizer(config)
-    jit_compile = compiles_with_xla(config.jit_compile, model.drops)
-    state = _train_state(model, config)
-    train_step = make_train_step(
-        model, optimizer, config.clip_norm, jit_compile, config.accumulate_steps, state
-    )
+def _train(directory, model_config, config, eval_lengths, data, segments, model, replicas):
+    tell = say if replicas.chief else _silent
+    with replicas.scope():
+        keras.utils.set_random_seed(config.seed)
+        if model is None:
+            model = TransformerXL(model_config, **model_settings(config))
+        optimizer = make_optimizer(config)
+        jit_compile = compiles_with_xla(config.jit_compile, model.drops)
+        state = _train_state(model, config)
+        train_step = make_train_step(
+            model, optimizer, config.clip_norm, jit_compile, config.accumulate_steps, state
+        )
     checkpoints = Checkpoints(
-        os.path.join(directory, "checkpoints"), model, optimizer, state.variables, say=say
+        os.path.join(directory, "checkpoints"), model, optimizer, state.variables, say=tell
     )
     memory = model.initial_memory(config.batch_size)
     step = checkpoints.last_step()
     evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))
-    say(
+    tell(
         f"{model.count_params():,} parameters, {data.vocabulary.size:,} types, "
         f"{len(data.arrays['train']):,} training tokens, {segments.steps_per_epoch:,} steps an "
         f"epoch, {config.precision}{' with XLA' if jit_compile else ''} on {device_name()}"
+        f"{f', {replicas.count} replicas' if replicas.count > 1 else ''}"
     )
     if step:
-        say(f"going on after step {step:,}")
-    reporter = Reporter(directory, step, config.max_steps)
+        tell(f"going on after step {step:,}")
+    reporter = Reporter(directory, step, config.max_steps) if replicas.chief else NoReporter()
     profiled = profile_range(PROFILE_STEPS.value)
     if profiled is not None:
         train_step = Profiled(train_step, profiled, step, os.path.join(directory, "profile"))
@@ -129,6 +163,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
         state,
         stop.requested,
         segments.in_document if config.reset_memory else None,
+        replicas,
     )
     if profiled is not None:
         train_step.close()
@@ -137,7 +172,12 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
     if not done:
         fail("stopped by a signal; the state is saved: start again to go on", STOPPED)
     stop.restore()
+    if replicas.chief:
+        _results(directory, config, checkpoints, evaluator, reporter, data, model)
+    replicas.wait()  # all processes end together
 
+
+def _results(directory, config, checkpoints, evaluator, reporter, data, model):
     if config.eval_steps:
         full = choose_best(
             checkpoints,
@@ -172,6 +212,10 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model)
 def _train_state(model, config) -> TrainState:
     scale = config.loss_scale if config.precision == "float16" else 0.0
     return TrainState(model, config.ema_decay, scale, config.loss_scale_growth_steps)
+
+
+def _silent(line: str):
+    del line
 
 
 def _sample(model, vocabulary, seed) -> str:

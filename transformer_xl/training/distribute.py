@@ -29,6 +29,9 @@ class Replicas:
         self.count = 1 if strategy is None else strategy.num_replicas_in_sync
         self.multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.chief = not self.multi_worker or strategy.cluster_resolver.task_id == 0
+        # Compiled once: TensorFlow makes messages anew in every call that is not.
+        self._gathered = tf.function(self._gather, autograph=False)
+        self._summed = tf.function(self._sum, autograph=False)
 
     def scope(self):
         """Where model, state and training step are made."""
@@ -72,7 +75,7 @@ class Replicas:
         """The memory of all rows, in their order, from each replica's; all processes call it."""
         if self._strategy is None:
             return memory
-        return tf.nest.map_structure(lambda value: self._strategy.gather(value, 0), memory)
+        return self._gathered(memory)
 
     def cut(self, memory: Memory, in_document) -> Memory:
         """Memory without what is older than `in_document`, int32 `[B]` of all rows."""
@@ -85,8 +88,14 @@ class Replicas:
         """Whether it is true in any process; all of them call it."""
         if not self.multi_worker:
             return flag
-        flags = self._strategy.run(lambda: tf.constant(int(flag)))
-        return int(self._strategy.reduce(tf.distribute.ReduceOp.SUM, flags, axis=None)) > 0
+        return int(self._summed(tf.constant(int(flag)))) > 0
+
+    def _gather(self, memory):
+        return tf.nest.map_structure(lambda value: self._strategy.gather(value, 0), memory)
+
+    def _sum(self, number):
+        everywhere = self._strategy.run(lambda: tf.identity(number))
+        return self._strategy.reduce(tf.distribute.ReduceOp.SUM, everywhere, axis=None)
 
     def wait(self):
         """Until all processes have come so far."""
