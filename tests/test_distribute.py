@@ -1,0 +1,90 @@
+"""One device, two devices and two processes compute the same."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+from tests.distributed_steps import B, trained
+from transformer_xl.training.distribute import Replicas, make_replicas
+
+
+@pytest.fixture(scope="module")
+def one():
+    return trained(Replicas())
+
+
+@pytest.mark.parametrize(("jit_compile", "accumulate_steps"), [(False, 1), (True, 2)])
+def test_two_replicas_train_like_one(one, mirrored, jit_compile, accumulate_steps):
+    reports, memory, _ = trained(Replicas(mirrored), jit_compile, accumulate_steps)
+    np.testing.assert_allclose(reports, one[0], rtol=1e-5)
+    assert memory.hidden[0].shape == (B, 7, 8)
+    # In the order of the rows.
+    np.testing.assert_allclose(memory.hidden[1], one[1].hidden[1], atol=1e-5)
+    np.testing.assert_array_equal(memory.valid, one[1].valid)
+
+
+def test_replicas_draw_other_masks_from_one_seed(mirrored):
+    reports, _, seed = trained(Replicas(mirrored), dropout=0.3)
+    alone, _, seed_alone = trained(Replicas(), dropout=0.3)
+    assert abs(reports[0, 0] / alone[0, 0] - 1) > 1e-5
+    np.testing.assert_array_equal(seed, seed_alone)
+
+
+def test_batches_that_do_not_split_are_refused(mirrored):
+    with pytest.raises(ValueError, match="divisible by the number of replicas, 2.*batch_size=9"):
+        Replicas(mirrored).check_batch_size(9)
+    with pytest.raises(ValueError, match="accumulate_steps, 3"):
+        Replicas(mirrored).check_batch_size(8, 3)
+
+
+@pytest.mark.parametrize(
+    "config", ["", "{", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}']
+)
+def test_several_workers_need_their_addresses(monkeypatch, config):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match="TF_CONFIG"):
+        make_replicas("multi_worker")
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one_of_them in sockets:
+        one_of_them.bind(("127.0.0.1", 0))
+    ports = [one_of_them.getsockname()[1] for one_of_them in sockets]
+    for one_of_them in sockets:
+        one_of_them.close()
+    return ports
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(one):
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    processes = []
+    for index in range(2):
+        task = {"type": "worker", "index": index}
+        environment = {
+            **os.environ,
+            "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task}),
+            "CUDA_VISIBLE_DEVICES": "-1",
+        }
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "tests.distributed_steps", "multi_worker"],
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        )
+    for process in processes:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0
+        result = json.loads(output)
+        np.testing.assert_allclose(result["reports"], one[0], rtol=1e-5)
+        assert result["shape"] == [B, 7, 8]
