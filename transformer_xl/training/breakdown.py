@@ -131,7 +131,8 @@ def make_breakdown_step(model, bands: Bands, jit_compile: bool = False, **length
         nll = tf.where(weights > 0, nll * weights, 0.0)
         both = tf.stack([nll, weights])
         one_hot = tf.one_hot(bands.of(targets), len(bands.names))
-        by_band = tf.einsum("sbl,blk->sk", both, one_hot)
+        # Not a product of matrices, which some GPUs round to 10 bits.
+        by_band = tf.reduce_sum(both[..., None] * one_hot, [1, 2])
         return memory, tf.concat([by_band, tf.reduce_sum(both, 1)], 1)
 
     return breakdown_step
