@@ -179,13 +179,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model,
 
 def _results(directory, config, checkpoints, evaluator, reporter, data, model):
     if config.eval_steps:
-        full = choose_best(
-            checkpoints,
-            config.max_steps,
-            reporter.validation_loss(config.max_steps),
-            lambda: evaluator.result("valid").nll,
-            say,
-        )
+        full = choose_best(checkpoints, lambda: evaluator.result("valid").nll, say)
         known = full[int(checkpoints.best_step)]
     else:
         checkpoints.restore_best()

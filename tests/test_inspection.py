@@ -58,10 +58,11 @@ def test_wrong_ranges_of_steps(given):
         profile_range(given.split(","))
 
 
-def test_the_best_is_chosen_on_the_full_split(text, tmp_path, capsys):
+@pytest.mark.parametrize("more", [[], ["--ema_decay=0.9"]], ids=["weights", "averages"])
+def test_the_best_is_chosen_on_the_full_split(text, tmp_path, capsys, more):
     """Bounded validations see two segments; result.json has the loss of all, of the better one."""
     arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run", "--eval_every=2"]
-    assert run(*arguments, "--eval_steps=2") == 0
+    assert run(*arguments, *more, "--eval_steps=2") == 0
     printed = capsys.readouterr().out
     line = re.search(r"loss on the whole validation split: (.*); step (\d+) is the best", printed)
     pairs = re.findall(r"([\d.]+) with those of step (\d+)", line[1])
@@ -81,7 +82,7 @@ class _Weights:
     """Stands for `Checkpoints`: the best weights are a number, newest first."""
 
     def __init__(self, weights, best):
-        self.weights, self.best = weights, [best]
+        self.weights, self.best = weights, best
         self.best_nll = 0.0
 
     def best_candidates(self):
@@ -99,9 +100,9 @@ class _Weights:
     [({40: 1.5, 60: 1.2}, 60), ({40: 1.1, 60: 1.2}, 40), ({40: float("nan"), 60: 1.2}, 60)],
 )
 def test_of_two_the_lower_loss_is_the_best(full, best):
-    weights = _Weights({step: step for step in full}, best=40)
+    weights = _Weights({step: step for step in full}, best=[60, 40])
     said = []
-    losses = choose_best(weights, 60, 1.3, lambda: full[weights.now], said.append)
+    losses = choose_best(weights, lambda: full[weights.now], said.append)
     assert losses.keys() == full.keys()
     assert weights.now == best
     assert weights.best[0] == best

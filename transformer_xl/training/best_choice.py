@@ -6,27 +6,29 @@ from collections.abc import Callable
 
 def choose_best(
     checkpoints,
-    last_step: int,
-    last_nll: float,
     evaluate: Callable[[], float],
     say: Callable[[str], None],
 ) -> dict[int, float]:
     """Compares the last weights with those that bounded validations preferred, on the whole split.
 
-    The model is given the better ones, which become the best checkpoint.
+    The model is given the better ones, which become the best checkpoint. A run saves the last
+    weights among the candidates, see `Checkpoints.save_candidate`.
 
     Args:
-      checkpoints: the run's `Checkpoints`, whose model has the last weights.
-      last_step: the step that these are of.
-      last_nll: their loss in the last bounded validation.
+      checkpoints: the run's `Checkpoints`.
       evaluate: the model's loss on the whole split, nats per token.
       say: told the outcome, in one line.
 
     Returns:
       The losses on the whole split by step; that of `checkpoints.best_step` is the lowest.
+
+    Raises:
+      FileNotFoundError: if there are no best weights.
     """
-    if last_step not in checkpoints.best_candidates():
-        checkpoints.save_best(last_step, last_nll)
+    if not checkpoints.best_candidates():
+        # An earlier version's, or none, which is an error.
+        checkpoints.restore_best()
+        return {int(checkpoints.best_step): evaluate()}
     losses = {}
     for step in checkpoints.best_candidates():
         checkpoints.restore_candidate(step)

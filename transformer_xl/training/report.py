@@ -110,11 +110,6 @@ class Reporter:
         """Whether the evaluation after this step is among the reports."""
         return any(r["step"] == step and r["split"] == "valid" for r in self.records)
 
-    def validation_loss(self, step) -> float:
-        """The loss of the evaluation after this step; NaN if there was none."""
-        losses = [r["loss"] for r in self.records if (r["step"], r["split"]) == (step, "valid")]
-        return losses[-1] if losses else math.nan
-
     def say(self, line: str):
         """A line of text, above the progress bar where there is one."""
         if self._bar is not None:
