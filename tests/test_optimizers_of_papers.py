@@ -1,0 +1,133 @@
+"""AdamW, LAMB and Adafactor, against NumPy written from the papers; which weights decay."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transformer_xl import ModelConfig, TrainConfig, TransformerXL
+from transformer_xl.training.adam import AdamW
+from transformer_xl.training.lamb import Lamb
+from transformer_xl.training.optimizer import make_optimizer
+from transformer_xl.training.weight_decay import decays
+
+STEPS, RATE, DECAY = 30, 0.01, 0.1
+
+
+def moments(gradients, beta1=0.9, beta2=0.999):
+    """Kingma and Ba (2015), algorithm 1: the corrected moments of each step, float64."""
+    m = v = np.zeros_like(gradients[0])
+    for t, g in enumerate(gradients, start=1):
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g * g
+        yield m / (1 - beta1**t), v / (1 - beta2**t), t
+
+
+def adamw_in_numpy(value, gradients, decay, epsilon=1e-8):
+    """Loshchilov and Hutter (2019), algorithm 2, line 12, with Adam's epsilon as TensorFlow's."""
+    for m, v, t in moments(gradients):
+        bare = np.sqrt(1 - 0.999**t)  # epsilon is added to the uncorrected root
+        value = value - RATE * (m / (np.sqrt(v) + epsilon / bare) + decay * value)
+    return value
+
+
+def lamb_in_numpy(value, gradients, decay, epsilon=1e-6):
+    """You et al. (2020), algorithm 2, with phi(z) = z."""
+    for m, v, _ in moments(gradients):
+        r = m / (np.sqrt(v) + epsilon) + decay * value
+        norms = np.linalg.norm(value), np.linalg.norm(r)
+        trust = norms[0] / norms[1] if min(norms) > 0 else 1.0
+        value = value - RATE * trust * r
+    return value
+
+
+@pytest.mark.parametrize(
+    ("kind", "oracle"), [(AdamW, adamw_in_numpy), (Lamb, lamb_in_numpy)], ids=["adamw", "lamb"]
+)
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("name", ["kernel", "bias", "table_1"])
+def test_against_the_paper(kind, oracle, jit_compile, name):
+    random = np.random.default_rng(0)
+    start, gradients = random.normal(size=(5, 3)), random.normal(size=(STEPS, 5, 3))
+    variable = keras.Variable(start, dtype="float32", name=name)
+    epsilon = 1e-8 if kind is AdamW else 1e-6
+    optimizer = kind(RATE, epsilon=epsilon, decay_rate=DECAY)
+    optimizer.build([variable])
+
+    @tf.function(jit_compile=jit_compile)
+    def apply(gradient):
+        optimizer.apply([gradient], [variable])
+
+    for gradient in gradients:
+        apply(tf.constant(gradient, tf.float32))
+    expected = oracle(start, gradients, DECAY if name == "kernel" else 0.0)
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-6, atol=1e-6)
+
+
+def test_keras_lamb_is_not_the_papers():
+    """It lets weights decay outside of the trust ratio; if this fails, ours is not needed."""
+    start, gradients = np.full((2, 2), 3.0), np.ones((3, 2, 2))
+    values = {}
+    for kind, named in ((Lamb, "decay_rate"), (keras.optimizers.Lamb, "weight_decay")):
+        variable = keras.Variable(start, dtype="float32", name="kernel")
+        optimizer = kind(RATE, epsilon=1e-6, **{named: DECAY})
+        optimizer.build([variable])
+        for gradient in gradients:
+            optimizer.apply([tf.constant(gradient, tf.float32)], [variable])
+        values[kind] = variable.numpy()
+    expected = lamb_in_numpy(start, gradients, DECAY)
+    np.testing.assert_allclose(values[Lamb], expected, rtol=1e-6)
+    assert np.abs(values[keras.optimizers.Lamb] / expected - 1).max() > 1e-4
+
+
+def test_lamb_moves_weights_that_are_zero():
+    variable = keras.Variable(np.zeros((2, 2)), dtype="float32", name="kernel")
+    optimizer = Lamb(RATE)
+    optimizer.build([variable])
+    optimizer.apply([tf.ones([2, 2])], [variable])
+    np.testing.assert_allclose(variable.numpy(), -RATE, rtol=1e-5)
+
+
+@pytest.mark.parametrize("untie", [True, False])
+def test_biases_norms_and_tables_do_not_decay(untie):
+    model = TransformerXL(
+        ModelConfig(
+            30,
+            num_layers=1,
+            model_dim=8,
+            num_heads=2,
+            cutoffs=(9, 20),
+            div_val=2,
+            final_norm=True,
+            untie_position_biases=untie,
+        )
+    )
+    decaying = {v.path.split("/")[-1] for v in model.trainable_variables if decays(v)}
+    attention = {f"{part}_kernel" for part in ("query", "key_value", "position", "output")}
+    feed_forward = {"inner_kernel", "outer_kernel"}
+    assert decaying == attention | feed_forward | {f"projection_{i}" for i in range(3)}
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "lamb", "adafactor"])
+def test_every_optimizer_learns_and_has_variables_of_its_own_paths(name):
+    decay = 0.0 if name == "adam" else 0.01
+    config = TrainConfig(
+        optimizer=name, weight_decay=decay, learning_rate=0.1, warmup_steps=0, schedule="constant"
+    )
+    optimizer = make_optimizer(config)
+    target = np.arange(12, dtype="float32").reshape(4, 3) / 10
+    # A start off zero: Adafactor and LAMB move by parts of the weights.
+    variables = [keras.Variable(np.ones_like(target), name=f"kernel_{i}") for i in range(2)]
+    optimizer.build(variables)
+    paths = [variable.path for variable in optimizer.variables]
+    assert len(set(paths)) == len(paths)
+
+    def distance():
+        return sum(float(tf.reduce_sum((v - target) ** 2)) for v in variables)
+
+    before = distance()
+    for _ in itertools.repeat(None, 20):
+        optimizer.apply([2 * (v - target) for v in variables], variables)
+    assert distance() < before / 2
