@@ -118,7 +118,8 @@ def measure(cases: dict, pythons: dict, repeats: int) -> dict:
 
     Returns:
       For each method its `status` ("ok", "failed" or "not installed") and, where it is "ok",
-      `seconds` (median and samples), `tokens_per_second`, `peak_memory_bytes`, `parameters`,
+      `seconds` (median and samples), `processor_seconds` (the same of all processors together,
+      which other processes disturb less), `tokens_per_second`, `peak_memory_bytes`, `parameters`,
       `loss` of the last step, `versions`.
     """
     workers, found = {}, {}
@@ -137,11 +138,12 @@ def measure(cases: dict, pythons: dict, repeats: int) -> dict:
             workers[name] = Worker(pythons[name], case, "benchmarks.training_step_worker")
         for name in list(workers):
             if (loaded := ask(name, do="load")) and (prepared := ask(name, do="prepare")):
-                found[name] = {"status": "ok", **loaded, **prepared, "samples": []}
+                found[name] = {"status": "ok", **loaded, **prepared, "samples": [], "processor": []}
         for number in range(repeats):
             for name in list(workers):
                 if step := ask(name, do="step", number=number):
                     found[name]["samples"].append(step["seconds"])
+                    found[name]["processor"].append(step["processor_seconds"])
                     found[name]["loss"] = step["loss"]
     finally:
         for worker in workers.values():
@@ -150,6 +152,7 @@ def measure(cases: dict, pythons: dict, repeats: int) -> dict:
         if result["status"] == "ok":
             seconds = statistics.median(result["samples"])
             result["seconds"] = {"median": seconds, "samples": result.pop("samples")}
+            result["processor_seconds"] = statistics.median(result.pop("processor"))
             tokens = cases[name].batch_size * cases[name].segment_length
             result["tokens_per_second"] = tokens / seconds
     return found
@@ -168,8 +171,8 @@ def table(cell: dict) -> str:
         f"div_val {case['div_val']}: B = {case['batch_size']}, L = {case['segment_length']}, "
         f"M = {case['memory_length']}, V = {case['vocab_size']:,}, {case['num_layers']} layers of "
         f"{case['model_dim']}, {case['dtype']}",
-        f"{'method':<20} {'ms/step':>9} {'tokens/s':>9} {'x peer':>7} {'peak MB':>8} "
-        f"{'of peer':>8}",
+        f"{'method':<20} {'ms/step':>9} {'tokens/s':>9} {'x peer':>7} {'CPU ms':>8} "
+        f"{'x peer':>7} {'peak MB':>8} {'of peer':>8}",
     ]
     peer = methods.get(PEER, {})
     for name, one in methods.items():
@@ -177,15 +180,17 @@ def table(cell: dict) -> str:
             lines.append(f"{name:<20} {one['status']}: {one['reason']}")
             continue
         speed, peak = one["tokens_per_second"], one["peak_memory_bytes"]
-        of_peer = ["", ""]
+        processor = one["processor_seconds"]
+        of_peer = ["", "", ""]
         if peer.get("status") == "ok":
             of_peer = [
                 f"{speed / peer['tokens_per_second']:.2f}",
+                f"{peer['processor_seconds'] / processor:.2f}",
                 f"{peak / peer['peak_memory_bytes']:.2f}",
             ]
         lines.append(
             f"{name:<20} {1e3 * one['seconds']['median']:>9,.0f} {speed:>9,.0f} {of_peer[0]:>7} "
-            f"{peak / 1e6:>8,.0f} {of_peer[1]:>8}"
+            f"{1e3 * processor:>8,.0f} {of_peer[1]:>7} {peak / 1e6:>8,.0f} {of_peer[2]:>8}"
         )
     return "\n".join(lines)
 

@@ -40,18 +40,19 @@ def test_it_runs_and_says_what_is_not_installed(tmp_path, capsys):
 
 
 def test_ratios_are_to_the_peer():
-    def method(seconds, peak):
+    def method(seconds, processor, peak):
         return {
             "status": "ok",
             "seconds": {"median": seconds},
+            "processor_seconds": processor,
             "tokens_per_second": 600 / seconds,
             "peak_memory_bytes": peak,
         }
 
-    methods = {"ours": method(2.0, 3e9), "huggingface": method(5.0, 4e9)}
+    methods = {"ours": method(2.0, 3.0, 3e9), "huggingface": method(5.0, 9.0, 4e9)}
     text = training_step.table({"case": vars(Case("")), "methods": methods})
     (row,) = [line.split() for line in text.splitlines() if line.startswith("ours")]
-    assert row == ["ours", "2,000", "300", "2.50", "3,000", "0.75"]
+    assert row == ["ours", "2,000", "300", "2.50", "3,000", "3.00", "3,000", "0.75"]
 
 
 def test_ids_follow_zipfs_law_and_differ_from_step_to_step():

@@ -67,5 +67,7 @@ def relative_shift(scores_BHLS):
     # One column more makes each row of the flat buffer start one place later than a row of the
     # result, which is the shift.
     padded = tf.pad(scores_BHLS, [[0, 0], [0, 0], [0, 0], [1, 0]])
-    padded = tf.reshape(padded, [batch, heads, keys + 1, queries])
-    return tf.reshape(padded[:, :, 1:], [batch, heads, queries, keys])
+    padded = tf.reshape(padded, [batch * heads, (keys + 1) * queries])
+    # A slice of flat rows: the gradient of `padded[:, :, 1:]` takes six times as long on a CPU.
+    shifted = tf.slice(padded, [0, queries], [batch * heads, keys * queries])
+    return tf.reshape(shifted, [batch, heads, queries, keys])
