@@ -143,8 +143,9 @@ def test_a_run_from_weights_is_a_run_like_any_other(trained, text, weights, caps
 
 def test_text_from_given_weights(weights, capsys):
     arguments = [f"--init_from={weights}", "--num_tokens=4", "--prompt=word1 the", "--seed=3"]
-    assert run("--mode=generate", *arguments) == 0
-    words = capsys.readouterr().out.replace("\n", " <eos> ").split()
+    assert run("--mode=generate", *arguments, "--jit_compile=false") == 0
+    # Written text has its commas at the words.
+    words = capsys.readouterr().out.replace("\n", " <eos> ").replace(",", " ,").split()
     assert words[:2] == ["word1", "the"]
     assert set(words) <= set((weights / "vocab.txt").read_text("utf-8").split())
 
