@@ -20,7 +20,7 @@ from .hidden_states import (
 )
 from .id_order import IdOrder
 from .sampling import draw
-from .search import TopK, search
+from .search import TopK, bounds_of, search
 from .tail_share import TailShare
 
 
@@ -198,7 +198,14 @@ class SoftmaxHead(keras.layers.Layer):
             weights = tf.where(targets == self.ignore_index, 0.0, weights)
         return weights
 
-    def predict(self, hidden):
+    def tail_bounds(self):
+        """What searches need of the weights alone, to be found once for many of them.
+
+        `predict`, `top_k` and `sample` take it as `bounds`, for as long as weights stay the same.
+        """
+        return tuple(bounds_of(linear) for linear in self.linears()[1:])
+
+    def predict(self, hidden, bounds=None):
         """The likeliest id; of equally likely ones the lower.
 
         Args:
@@ -210,9 +217,9 @@ class SoftmaxHead(keras.layers.Layer):
         Raises:
           ValueError: as `log_prob`.
         """
-        return self._search(hidden, 1, shift=True).ids[..., 0]
+        return self._search(hidden, 1, shift=True, bounds=bounds).ids[..., 0]
 
-    def top_k(self, hidden, k):
+    def top_k(self, hidden, k, bounds=None):
         """The k likeliest ids, exactly; a tail is computed only where it can hold one of them.
 
         Args:
@@ -228,9 +235,9 @@ class SoftmaxHead(keras.layers.Layer):
         """
         if not 1 <= k <= self.clusters.vocab_size:
             raise ValueError(f"k must be from 1 to {self.clusters.vocab_size}. Received: k={k}.")
-        return self._search(hidden, int(k))
+        return self._search(hidden, int(k), bounds=bounds)
 
-    def sample(self, hidden, seed, temperature=1.0, top_k=None, top_p=None):
+    def sample(self, hidden, seed, temperature=1.0, top_k=None, top_p=None, bounds=None):
         """Draws an id for each hidden state.
 
         Without temperature and bounds a column of the head is drawn first, and then, where that
@@ -267,11 +274,11 @@ class SoftmaxHead(keras.layers.Layer):
                 f"Received: shape {seed.shape}, dtype {seed.dtype}."
             )
         if temperature == 0:
-            return self.predict(hidden)
+            return self.predict(hidden, bounds)
         features, linears = flat_features(self, hidden), self.linears()
         if seed.shape.rank > 1:
             seed = tf.reshape(seed, [-1, 2])
-        settings = (self.clusters, self.id_order, seed, temperature, top_k, top_p)
+        settings = (self.clusters, self.id_order, seed, temperature, top_k, top_p, bounds)
         return self._like(hidden, draw(features, linears, *settings))
 
     def get_config(self):
@@ -312,10 +319,10 @@ class SoftmaxHead(keras.layers.Layer):
         by_rank = factored.log_prob(flat_features(self, hidden), linears, self.clusters)
         return self._like(hidden, self.id_order.columns_by_id(by_rank))
 
-    def _search(self, hidden, k, shift=False):
+    def _search(self, hidden, k, shift=False, bounds=None):
         hidden = self._checked(hidden)
         features, linears = flat_features(self, hidden), self.linears()
-        found = search(features, linears, self.clusters, self.id_order, k, shift)
+        found = search(features, linears, self.clusters, self.id_order, k, shift, bounds)
         return TopK(*(self._like(hidden, result) for result in found.best))
 
     def _like(self, hidden, result):

@@ -21,6 +21,7 @@ def draw(
     temperature: float,
     top_k: int | None,
     top_p: float | None,
+    bounds=None,
 ):
     """One id for each token.
 
@@ -32,13 +33,14 @@ def draw(
       seed: int `[2]`, or `[T, 2]`, one for each token.
       temperature: above 0.
       top_k, top_p: None for no bound.
+      bounds: of each tail, for `search`, where they are known already.
 
     Returns:
       int32 `[T]`.
     """
     seed = tf.cast(seed, tf.int32)
     if top_k is not None and top_k < clusters.vocab_size:
-        best = search(features, linears, clusters, order, top_k).best
+        best = search(features, linears, clusters, order, top_k, bounds=bounds).best
         return _draw_sorted(best.log_probabilities / temperature, best.ids, seed, top_p)
     if top_p is not None and top_p < 1:
         log_prob = order.columns_by_id(factored.log_prob(features, linears, clusters))

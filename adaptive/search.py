@@ -23,6 +23,14 @@ class TopK(NamedTuple):
     ids: tf.Tensor  # int32 [..., k]
 
 
+class TailBounds(NamedTuple):
+    """What bounds the words of a tail and depends on its weights alone."""
+
+    longest: tf.Tensor  # float32 scalar, the longest row of the table, squared
+    mean: tf.Tensor  # float32 [E, 1], the rows' mean, weighted with softmax(bias)
+    log_weight: tf.Tensor  # float32 scalar, the logarithm of the largest of these weights
+
+
 class Found(NamedTuple):
     """What a search gives."""
 
@@ -33,7 +41,13 @@ class Found(NamedTuple):
 
 
 def search(
-    features, linears: tuple[Linear, ...], clusters: Clusters, order: IdOrder, k: int, shift=False
+    features,
+    linears: tuple[Linear, ...],
+    clusters: Clusters,
+    order: IdOrder,
+    k: int,
+    shift=False,
+    bounds: tuple[TailBounds, ...] | None = None,
 ) -> Found:
     """The k likeliest ids of each token.
 
@@ -50,7 +64,12 @@ def search(
       k: from 1 to V.
       shift: whether the values may lack the head's normaliser, which is the same for all ids of
         a token and saves its computation where only the order matters.
+      bounds: of each tail, where they are known already.
     """
+
+    def of_weights(i):
+        return bounds_of(linears[i]) if bounds is None else bounds[i - 1]
+
     shortlist = clusters.shortlist
     # Where ids are not ranks, or places are empty, a tie is not decided by position alone.
     by_id = order.ids is not None or k > shortlist
@@ -85,12 +104,12 @@ def search(
 
         def closer_bound(index, _start, _, i=i, column=column):
             inputs = projected_inputs(tf.gather(features, index), linears[i])
-            return [tf.gather(column, index) + _bound(inputs, linears[i])]
+            return [tf.gather(column, index) + _bound(inputs, linears[i], of_weights(i))]
 
         bound = column
         if linears[i].table.shape[1] <= _LEAST_ROWS:
             # The norms of the table's rows cost less than their products with a chunk of tokens.
-            bound += _bound(projected_inputs(features, linears[i]), linears[i], by_norm=True)
+            bound += _bound(projected_inputs(features, linears[i]), linears[i], of_weights(i), True)
         possible = exceeds(bound, values[:, -1])
         (closer,) = _where(possible, closer_bound, [bound], clusters.sizes[i])
         found.append((column, possible, closer))
@@ -110,7 +129,20 @@ def search(
     return Found(TopK(values, tf.minimum(ids, clusters.vocab_size - 1)), tuple(rows))
 
 
-def _bound(inputs, linear: Linear, by_norm=False):
+def bounds_of(linear: Linear) -> TailBounds:
+    """A tail's `TailBounds`; takes a pass over its table."""
+    table = tf.cast(tf.convert_to_tensor(linear.table), tf.float32)
+    bias = tf.zeros(table.shape[:1]) if linear.bias is None else tf.cast(linear.bias, tf.float32)
+    weights = tf.nn.softmax(bias)
+    return TailBounds(
+        tf.reduce_max(tf.reduce_sum(tf.square(table), -1)),
+        tf.matmul(table, weights[:, None], transpose_a=True),
+        # That is `max(bias) - logsumexp(bias)`.
+        tf.math.log(tf.reduce_max(weights)),
+    )
+
+
+def _bound(inputs, linear: Linear, of_weights: TailBounds, by_norm=False):
     """At least the log-probability, inside a tail, of its likeliest word; float32 `[T]`.
 
     That is `max(x + b) - logsumexp(x + b)` of the products `x = table @ input` and the biases `b`.
@@ -121,23 +153,19 @@ def _bound(inputs, linear: Linear, by_norm=False):
     Args:
       inputs: `[T, E]`.
       linear: the tail's weights.
+      of_weights: its `TailBounds`.
       by_norm: whether `max(x)` is bounded in its turn, by the longest row of the table times the
         input's length: no product at all, and less close.
     """
     table, inputs_f32 = tf.convert_to_tensor(linear.table), tf.cast(inputs, tf.float32)
     if by_norm:
-        longest = tf.reduce_max(tf.reduce_sum(tf.square(tf.cast(table, tf.float32)), -1))
-        largest = tf.sqrt(longest * tf.reduce_sum(tf.square(inputs_f32), -1))
+        largest = tf.sqrt(of_weights.longest * tf.reduce_sum(tf.square(inputs_f32), -1))
     else:
         # A product of few tokens with a large table is faster this way round, table first.
         products = tf.matmul(tf.cast(table, inputs.dtype), inputs, transpose_b=True)
         largest = tf.cast(tf.reduce_max(products, 0), tf.float32)
-    bias = tf.zeros(table.shape[:1]) if linear.bias is None else tf.cast(linear.bias, tf.float32)
-    weights = tf.nn.softmax(bias)
-    mean = tf.matmul(tf.cast(table, tf.float32), weights[:, None], transpose_a=True)
-    middle = tf.matmul(inputs_f32, mean)[:, 0]
-    # `max(b) - logsumexp(b)` is the logarithm of the largest weight.
-    bound = largest + tf.math.log(tf.reduce_max(weights)) - middle
+    middle = tf.matmul(inputs_f32, of_weights.mean)[:, 0]
+    bound = largest + of_weights.log_weight - middle
     # Room for rounding, of the logits too, whose products are made again where they are compared.
     bound += 0.01 + (1e-4 if inputs.dtype == tf.float32 else 0.02) * tf.abs(largest)
     # Infinite weights make this NaN, which bounds nothing.

@@ -161,7 +161,7 @@ def main(arguments=None):
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--torch_python", help="a Python with torch and transformers 4.35.2")
-    parser.add_argument("--without_xla", action="store_true", help="ours without XLA too")
+    parser.add_argument("--with_xla", action="store_true", help="ours compiled by XLA too")
     parser.add_argument("--task", action="append", help="only tasks whose names begin so")
     parser.add_argument("--repeats", type=int, default=5, help="alternations")
     parser.add_argument("--seconds", type=float, default=60, help="bound for a task, after three")
@@ -174,8 +174,8 @@ def main(arguments=None):
         if not options.task or name.startswith(tuple(options.task))
     }
     pythons = {"ours": sys.executable}
-    if options.without_xla:
-        pythons["ours without XLA"] = sys.executable
+    if options.with_xla:
+        pythons["ours with XLA"] = sys.executable
     if options.torch_python:
         pythons["huggingface"] = options.torch_python
     workers = {}

@@ -2,8 +2,8 @@
 
     python -m benchmarks.inference_worker huggingface '{"model_dim": 410, ...}'
 
-Implementations: `ours`, compiled by XLA; `ours without XLA`; `huggingface`, TransfoXL of
-transformers. A request is a line of JSON, its answer another one:
+Implementations: `ours`; `ours with XLA`; `huggingface`, TransfoXL of transformers. A
+request is a line of JSON, its answer another one:
 
     {"batch_size": 1, "memory_length": 640, "segment_length": 64, "segments": 4}
         seconds of the losses of 4 segments that follow one another
@@ -29,7 +29,7 @@ PROMPT_LENGTH = 4
 class Ours:
     """This project's model; see the module."""
 
-    def __init__(self, sizes: dict, jit_compile: bool):
+    def __init__(self, sizes: dict, jit_compile: bool | None):
         import keras
 
         from transformer_xl import ModelConfig, TransformerXL
@@ -48,7 +48,7 @@ class Ours:
 
         batch_size, length = segments[0].shape
         if "evaluate" not in self.compiled:
-            self.compiled["evaluate"] = make_eval_step(self.model, self.jit_compile)
+            self.compiled["evaluate"] = make_eval_step(self.model, bool(self.jit_compile))
         cache = self.model.initial_cache(batch_size, memory_length, length - 1)
         weights, total = tf.ones([batch_size, length - 1]), 0.0
         for tokens in segments:
@@ -157,7 +157,11 @@ def main():
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     name, sizes = sys.argv[1], json.loads(sys.argv[2])
-    worker = HuggingFace(sizes) if name == "huggingface" else Ours(sizes, name == "ours")
+    worker = (
+        HuggingFace(sizes)
+        if name == "huggingface"
+        else Ours(sizes, True if name == "ours with XLA" else None)
+    )
     version = importlib.metadata.version(worker.library)
     print(json.dumps({"library": worker.library, "version": version}), file=answers, flush=True)
     for line in sys.stdin:

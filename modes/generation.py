@@ -13,7 +13,6 @@ from modes.scoring import open_lines
 from modes.terminal import say
 from transformer_xl.decoding import Decoder, Sampling
 from transformer_xl.generate import generate, stream
-from transformer_xl.training.devices import compiles_with_xla
 
 _EOS = "<eos>"
 _STANDARD_INPUT = "-"
@@ -43,7 +42,7 @@ def set_up():
         sampling,
         config.eval_memory_length,
         [vocabulary.eos_id] if _EOS in text.STOP.value else [],
-        compiles_with_xla(config.jit_compile, drops=False),
+        {"auto": None, "true": True, "false": False}[config.jit_compile],
     )
 
     def run():
@@ -170,5 +169,4 @@ def continued(model, vocabulary, prompt, seed, num_tokens, num_samples=1, **sett
     # A text begins after the end of another.
     row = np.concatenate([[vocabulary.eos_id], prompt]).astype("int32")
     rows = np.tile(row, (num_samples, 1))
-    settings = {"jit_compile": False, **settings}  # too few tokens to be worth compiling for
     return generate(model, rows, num_tokens, (seed, 0), **settings).numpy()

@@ -110,15 +110,15 @@ def test_in_bfloat16():
     check_same(model, MIXED, model.initial_memory(BATCH), cache, atol=0.07)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-def test_in_a_compiled_loop(jit_compile):
+@pytest.mark.parametrize("jit_compile, outside_xla", [(False, False), (False, True), (True, False)])
+def test_in_a_compiled_loop(jit_compile, outside_xla):
     model = model_of()
     (tokens,) = segments((17,))
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def read(tokens, cache):
         def body(i, cache, results):
-            hidden, cache = model.extend(tokens[:, i, None], cache)
+            hidden, cache = model.extend(tokens[:, i, None], cache, outside_xla=outside_xla)
             return i + 1, cache, results.write(i, hidden[:, 0])
 
         results = tf.TensorArray(tf.float32, 17, element_shape=[BATCH, 8])

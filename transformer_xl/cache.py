@@ -85,17 +85,26 @@ def cache_of(model, memory: Memory, segment_length: int = 1, clamp_length: int |
     return Cache(tuple(keys), tuple(values), tuple(positions), tf.constant(0), memory.valid, clamp)
 
 
-def extend(model, tokens, cache: Cache, same_length: bool | None = None, lengths=None):
+def extend(
+    model,
+    tokens,
+    cache: Cache,
+    same_length: bool | None = None,
+    lengths=None,
+    outside_xla: bool = False,
+):
     """Reads a segment behind what is in the cache; see `TransformerXL.extend`."""
     config = model.config
     same_length = config.same_length if same_length is None else same_length
     memory_length = cache.length
     check_lengths(memory_length, -1, same_length)
     _, segment_length = shape_of(tokens)
-    read = _read_one if segment_length == 1 and lengths is None else _read_segment
     hidden = model.embedding(tokens)
     hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
-    attend, cache = read(model, cache, segment_length, same_length, lengths)
+    if segment_length == 1 and lengths is None:
+        attend, cache = _read_one(cache, same_length, outside_xla)
+    else:
+        attend, cache = _read_segment(model, cache, segment_length, same_length, lengths)
 
     keys, values = [], []
     for block in model.blocks:
@@ -115,9 +124,8 @@ def extend(model, tokens, cache: Cache, same_length: bool | None = None, lengths
     return hidden, cache._replace(keys=tuple(keys), values=tuple(values))
 
 
-def _read_one(model, cache, segment_length, same_length, lengths):
+def _read_one(cache, same_length, outside_xla):
     """How one token attends, written into the rings first; and the cache's counters after it."""
-    del model, segment_length, lengths  # of longer segments
     memory_length = cache.length
     num_slots = memory_length + 1
     slots = tf.range(num_slots)
@@ -127,17 +135,15 @@ def _read_one(model, cache, segment_length, same_length, lengths):
     if same_length:
         visible_BR &= distance_R < memory_length
     visible = visible_BR[:, None, None, :]
-    batch, heads, _, _ = shape_of(cache.keys[0])
-    places = tf.meshgrid(tf.range(batch), tf.range(heads), cache.oldest, indexing="ij")
-    places_BH13 = tf.stack(places, -1)
+    write = _write_slice if outside_xla else _write_rows
 
     def attend(block, inputs, hidden, layer):
         del hidden
         attention = block.inner
         key, value = _keys_and_values(attention, inputs)
         # Before they are read: else the old rings would have to be kept beside the new ones.
-        keys = tf.tensor_scatter_nd_update(cache.keys[layer], places_BH13, key)
-        values = tf.tensor_scatter_nd_update(cache.values[layer], places_BH13, value)
+        keys = write(cache.keys[layer], key, cache.oldest)
+        values = write(cache.values[layer], value, cache.oldest)
         content_BH1K, position_BH1K = _queries(attention, inputs)
         by_content = tf.matmul(content_BH1K, keys, transpose_b=True)
         positions = cache.positions[layer][:, -num_slots:]
@@ -200,6 +206,25 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
     read = segment_length if lengths is None else lengths
     valid = tf.minimum(cache.valid + read, memory_length)
     return attend, cache._replace(oldest=tf.constant(0), valid=valid)
+
+
+def _write_rows(ring_BHRK, new_BH1K, slot):
+    """In place inside XLA; outside it a copy."""
+    batch, heads, _, _ = shape_of(ring_BHRK)
+    places = tf.meshgrid(tf.range(batch), tf.range(heads), slot, indexing="ij")
+    return tf.tensor_scatter_nd_update(ring_BHRK, tf.stack(places, -1), new_BH1K)
+
+
+def _write_slice(ring_BHRK, new_BH1K, slot):
+    """In place outside XLA, which does not compile it, in the body of a loop."""
+    batch, heads, _, size = shape_of(ring_BHRK)
+    return tf.raw_ops.TensorStridedSliceUpdate(
+        input=ring_BHRK,
+        begin=tf.stack([0, 0, slot, 0]),
+        end=tf.stack([batch, heads, slot + 1, size]),
+        strides=[1, 1, 1, 1],
+        value=new_BH1K,
+    )
 
 
 def _attending(model):

@@ -23,7 +23,7 @@ def generate(
     repetition_penalty: float = 1.0,
     stop_ids=(),
     memory_length: int | None = None,
-    jit_compile: bool = True,
+    jit_compile: bool | None = None,
 ):
     """Continues prompts.
 
@@ -37,7 +37,7 @@ def generate(
       temperature, top_k, top_p, repetition_penalty: of `Sampling`.
       stop_ids: where one of these is written, a row ends; the first of them fills it up.
       memory_length: positions remembered; None for the configuration's.
-      jit_compile: whether XLA compiles the loop; not worth the compilation for a few tokens.
+      jit_compile: whether XLA compiles the loop; None: where there is a GPU.
 
     Returns:
       int32 `[B, num_tokens]`, without the prompt.

@@ -156,7 +156,14 @@ class TransformerXL(HeadTraining, keras.Model):
         memory = self.initial_memory(batch_size, length)
         return cache_lib.cache_of(self, memory, segment_length, clamp_length)
 
-    def extend(self, tokens, cache, same_length: bool | None = None, lengths=None):
+    def extend(
+        self,
+        tokens,
+        cache,
+        same_length: bool | None = None,
+        lengths=None,
+        outside_xla: bool = False,
+    ):
         """Reads a segment as a call does, without projecting what went before once more.
 
         The numbers are those of a call with a memory of the same length. There is no dropout, and
@@ -169,11 +176,13 @@ class TransformerXL(HeadTraining, keras.Model):
           lengths: int32 `[B]`, where rows are of different lengths: how many of each row's last
             tokens are its own. What stands before them is not attended. Only rows that have read
             nothing yet may have less than L. None for all L.
+          outside_xla: True where XLA surely does not compile the caller: a single token is then
+            written in place by an operation that XLA does not have.
 
         Returns:
           The pair (hidden states `[B, L, D]` in the compute dtype, the next `Cache`).
         """
-        return cache_lib.extend(self, tokens, cache, same_length, lengths)
+        return cache_lib.extend(self, tokens, cache, same_length, lengths, outside_xla)
 
     def call(self, tokens, memory=None, training=None, clamp_length=None, same_length=None):
         config = self.config
