@@ -157,7 +157,7 @@ class SoftmaxHead(keras.layers.Layer):
         weights = tf.reshape(self.target_weights(targets, sample_weight), [-1])
         return self._loss(features, ranks, weights, training)[0]
 
-    def losses(self, hidden, targets, sample_weight=None, training=None):
+    def loss_and_nll(self, hidden, targets, sample_weight=None, training=None):
         """The pair of `loss` and each token's part of it before it is weighted, for reports.
 
         Arguments and errors as in `loss`.

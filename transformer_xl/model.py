@@ -272,7 +272,7 @@ class TransformerXL(HeadTraining, keras.Model):
         hidden, memory = self(tokens, memory, training=training, **lengths)
         return self.head.loss(hidden, targets, weights, training=training), memory
 
-    def losses(self, tokens, targets, weights, memory=None, training=None, **lengths):
+    def loss_and_nll(self, tokens, targets, weights, memory=None, training=None, **lengths):
         """As `loss`, with each target's negative log-likelihood besides, for reports.
 
         Returns:
@@ -280,7 +280,7 @@ class TransformerXL(HeadTraining, keras.Model):
           gradient; the next `Memory`).
         """
         hidden, memory = self(tokens, memory, training=training, **lengths)
-        return *self.head.losses(hidden, targets, weights, training=training), memory
+        return *self.head.loss_and_nll(hidden, targets, weights, training=training), memory
 
     def log_prob(self, tokens, memory=None, **lengths):
         """The log-probability of every id at every position.

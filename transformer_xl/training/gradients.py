@@ -87,7 +87,7 @@ def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int)
 
 def _of_part(model, tokens, targets, shares, memory):
     with tf.GradientTape() as tape:
-        loss, each, after = model.losses(tokens, targets, shares, memory, training=True)
+        loss, each, after = model.loss_and_nll(tokens, targets, shares, memory, training=True)
     variables = [variable.value for variable in model.trainable_variables]
     # An embedding's gradient may be a list of rows in which a row occurs twice; its norm is that
     # of the dense gradient.
