@@ -35,6 +35,7 @@ def bare_python(tmp_path):
     return str(python)
 
 
+@pytest.mark.slow
 def test_it_runs_and_reports(tmp_path, capsys, bare_python):
     arguments = [
         "--quick",

@@ -11,6 +11,7 @@ from benchmarks import growth, loss_memory, training_step
 from benchmarks.training_step_methods import Case, zipf_ids
 
 
+@pytest.mark.slow
 def test_it_runs_and_says_what_is_not_installed(tmp_path, capsys):
     # This interpreter has no torch.
     pytest.importorskip("matplotlib")

@@ -24,10 +24,14 @@ TINY += ["--max_steps=2", "--eval_steps=1"]
 @pytest.mark.parametrize(
     ("arguments", "kind"),
     [
-        (["--vocabulary=character", "--cutoffs="], "character"),
+        pytest.param(["--vocabulary=character", "--cutoffs="], "character", marks=pytest.mark.slow),
         (["--vocabulary=byte", "--cutoffs=auto"], "byte"),
         (["--vocabulary=sentencepiece", "--vocabulary_size=276", "--cutoffs=9"], "sentencepiece"),
-        (["--lowercase", "--cutoffs=auto", "--variable_length", "--roll_streams"], "word"),
+        pytest.param(
+            ["--lowercase", "--cutoffs=auto", "--variable_length", "--roll_streams"],
+            "word",
+            marks=pytest.mark.slow,
+        ),
         (["--vocabulary=word", "--reset_memory"], "word"),
     ],
 )

@@ -19,7 +19,9 @@ def one():
     return trained(Replicas())
 
 
-@pytest.mark.parametrize(("jit_compile", "accumulate_steps"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(
+    ("jit_compile", "accumulate_steps"), [(False, 1), pytest.param(True, 2, marks=pytest.mark.slow)]
+)
 def test_two_replicas_train_like_one(one, mirrored, jit_compile, accumulate_steps):
     reports, memory, _ = trained(Replicas(mirrored), jit_compile, accumulate_steps)
     np.testing.assert_allclose(reports, one[0], rtol=1e-5)
@@ -29,6 +31,7 @@ def test_two_replicas_train_like_one(one, mirrored, jit_compile, accumulate_step
     np.testing.assert_array_equal(memory.valid, one[1].valid)
 
 
+@pytest.mark.slow
 def test_replicas_draw_other_masks_from_one_seed(mirrored):
     reports, _, seed = trained(Replicas(mirrored), dropout=0.3)
     alone, _, seed_alone = trained(Replicas(), dropout=0.3)

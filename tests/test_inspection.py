@@ -36,6 +36,7 @@ def test_a_dry_run_says_what_it_costs_and_writes_no_run(text, tmp_path, capsys):
     assert "of 10 validations" in printed
 
 
+@pytest.mark.slow
 def test_a_dry_run_leaves_a_run_as_it_is(text, tmp_path, capsys):
     arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run", "--max_steps=2"]
     assert run(*arguments) == 0
@@ -58,7 +59,11 @@ def test_wrong_ranges_of_steps(given):
         profile_range(given.split(","))
 
 
-@pytest.mark.parametrize("more", [[], ["--ema_decay=0.9"]], ids=["weights", "averages"])
+@pytest.mark.parametrize(
+    "more",
+    [pytest.param([], marks=pytest.mark.slow), ["--ema_decay=0.9"]],
+    ids=["weights", "averages"],
+)
 def test_the_best_is_chosen_on_the_full_split(text, tmp_path, capsys, more):
     """Bounded validations see two segments; result.json has the loss of all, of the better one."""
     arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run", "--eval_every=2"]

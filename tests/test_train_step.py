@@ -36,8 +36,17 @@ def batch(seed=0):
     return tokens[:, :-1], tokens[:, 1:], random.random((B, L), "float32")
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("parts", [2, 3, 6])
+@pytest.mark.parametrize(
+    ("parts", "jit_compile"),
+    [
+        (2, False),
+        (3, True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((2, True), (3, False), (6, False), (6, True))
+        ),
+    ],
+)
 def test_gradients_of_parts_are_those_of_the_batch(parts, jit_compile):
     model = tiny()
     _, memory = model(batch(1)[0])  # each row remembers something of its own
@@ -71,7 +80,7 @@ def values(model, optimizer, state):
     return {name: variable.numpy() for name, variable in named.items()}
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_without_a_finite_loss_changes_nothing_but_counts(jit_compile):
     model, optimizer = tiny(), Adam(0.01)
     state = TrainState(model, ema_decay=0.9)
@@ -108,7 +117,7 @@ def test_rows_of_memory_that_are_not_finite_are_forgotten():
     assert np.isfinite(step(*batch(), memory)[1].loss)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_loss_scale_falls_and_rises(jit_compile):
     model, optimizer = tiny(dtype="mixed_float16"), Adam(1e-3)
     state = TrainState(model, loss_scale=2.0**24, growth_steps=3)
