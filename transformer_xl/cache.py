@@ -26,7 +26,7 @@ class Cache(NamedTuple):
 
     Attributes:
       keys, values: tuples of N tensors `[B, H, R, K]` in the compute dtype.
-      positions: a tuple of N tensors `[H, P, K]`, projections of the distances `P - 1 .. 0`.
+      positions: a tuple of N tensors `[H, K, P]`, projections of the distances `P - 1 .. 0`.
       oldest: int32 scalar, the slot of the oldest position, which the next one is written over;
         the positions after it stand in the slots after it, the first slot following the last.
       valid: int32 `[B]`; of the newest M positions of row `b`, `valid[b]` are real.
@@ -146,10 +146,10 @@ def _read_one(cache, same_length, outside_xla):
         values = write(cache.values[layer], value, cache.oldest)
         content_BH1K, position_BH1K = _queries(attention, inputs)
         by_content = tf.matmul(content_BH1K, keys, transpose_b=True)
-        positions = cache.positions[layer][:, -num_slots:]
+        positions = cache.positions[layer][:, :, -num_slots:]
         # One product a head for all rows: every row's would read the positions again.
         query_HBK = tf.transpose(position_BH1K[:, :, 0], [1, 0, 2])
-        by_distance = tf.transpose(tf.matmul(query_HBK, positions, transpose_b=True), [1, 0, 2])
+        by_distance = tf.transpose(tf.matmul(query_HBK, positions), [1, 0, 2])
         by_distance = tf.gather(by_distance, memory_length - distance_R, axis=-1)
         scores = by_content + by_distance[:, :, None, :]
         return _mixed(attention, scores, visible, values), keys, values
@@ -169,7 +169,7 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
     visible = memory_lib.visibility(
         cache.valid - padding, memory_length, segment_length, same_length
     )
-    kept = cache.positions[0].shape[1]
+    kept = cache.positions[0].shape[2]
     known = isinstance(length_S, int) and length_S <= kept
     sines = None if known else _sinusoids(model, length_S, cache.clamp_length)
     is_token = None
@@ -190,15 +190,15 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
             for ring, added in zip(old, new)
         )
         if known:
-            positions = cache.positions[layer][:, kept - length_S :]
+            positions = cache.positions[layer][:, :, kept - length_S :]
         else:
             positions = _projected_positions(attention, sines)
         content_BHLK, position_BHLK = _queries(attention, inputs)
         if attention.num_heads == 1:
-            # A product broadcast from [1, S, K] corrupts memory in TensorFlow 2.21 on CPUs
+            # A product broadcast from [1, K, S] corrupts memory in TensorFlow 2.21 on CPUs
             # (tensorflow#117700).
             positions = tf.tile(positions[None], [shape_of(inputs)[0], 1, 1, 1])
-        by_distance = tf.matmul(position_BHLK, positions, transpose_b=True)
+        by_distance = tf.matmul(position_BHLK, positions)
         scores = tf.matmul(content_BHLK, keys, transpose_b=True) + relative_shift(by_distance)
         outputs = _mixed(attention, scores, visible, values)
         return outputs, _last(keys, num_slots), _last(values, num_slots)
@@ -246,9 +246,10 @@ def _sinusoids(model, length, clamp):
 
 
 def _projected_positions(attention, sines_SD):
-    """`[H, S, K]`."""
+    """`[H, K, S]`, an order in which products with few queries are twice as fast on CPUs."""
     projected = tf.matmul(sines_SD, _cast(attention, attention.position_kernel))
-    return _heads(attention, projected[None])[0]
+    split = tf.reshape(projected, [-1, attention.num_heads, attention.head_dim])
+    return tf.transpose(split, [1, 2, 0])
 
 
 def _keys_and_values(attention, inputs_BLD):
