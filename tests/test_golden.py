@@ -57,8 +57,18 @@ def test_every_golden_file_is_there():
     assert len(CASES) == 9
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "jit_compile"),
+    [
+        *((case, False) for case in CASES),
+        *(
+            pytest.param(
+                case, True, marks=() if case in ("div4", "same_length") else pytest.mark.slow
+            )
+            for case in CASES
+        ),
+    ],
+)
 def test_four_segments(case, jit_compile):
     arrays, model = load(case), model_of(case)
 

@@ -45,6 +45,7 @@ def test_a_dry_run_leaves_a_run_as_it_is(text, tmp_path, capsys):
     assert snapshot(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_some_steps_are_traced(text, tmp_path, capsys):
     arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run"]
     assert run(*arguments, "--profile_steps=2,3") == 0

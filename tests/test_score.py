@@ -108,7 +108,7 @@ def test_every_token(context, weights, model, text, capsys):
     assert sum(score["num_unknown"] for score in scores)
 
 
-@pytest.mark.parametrize("split", ["valid", "test"])
+@pytest.mark.parametrize("split", [pytest.param("valid", marks=pytest.mark.slow), "test"])
 def test_totals_equal_evaluation(split, weights, text, tmp_path, capsys):
     given = f"--init_from={weights}"
     evaluation = ["--mode=eval", "--corpus=text", f"--data_dir={text}", f"--workdir={tmp_path}/e"]

@@ -172,8 +172,8 @@ def test_predict():
     ("head", "policy"),
     [
         ("adaptive", "mixed_bfloat16"),
-        ("adaptive", "mixed_float16"),
-        ("pytorch", "mixed_float16"),
+        pytest.param("adaptive", "mixed_float16", marks=pytest.mark.slow),
+        pytest.param("pytorch", "mixed_float16", marks=pytest.mark.slow),
         ("sampled", "mixed_float16"),
     ],
 )

@@ -136,6 +136,7 @@ def test_the_loss_scale_falls_and_rises(jit_compile):
     assert int(metrics.bad_steps) == 0
 
 
+@pytest.mark.slow
 def test_the_scale_does_not_change_the_gradients():
     """In float32, where nothing is rounded for it."""
     reports = []
