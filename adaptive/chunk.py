@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from .rows import add_rows
+
 
 class Columns(NamedTuple):
     """Columns after those of the table, apart so that no table has to be copied to join them."""
@@ -121,16 +123,16 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
     return nll, slopes, present(Sources(to_inputs, to_table, to_bias, of_columns))
 
 
-def add_targets(gradients, sources: Sources, targets, slopes):
+def add_targets(gradients, sources: Sources, targets, slopes, outside_xla=False):
     """The gradients with what the targets' labels add to the table's and to the bias'."""
     if slopes is None:
         return gradients
     to_inputs, to_table, *rest = gradients
-    places = tf.minimum(targets, sources.table.shape[0] - 1)[:, None]
+    places = tf.minimum(targets, sources.table.shape[0] - 1)
     rows = slopes[:, None] * tf.cast(sources.inputs, tf.float32)
-    to_table = tf.tensor_scatter_nd_add(to_table, places, rows)
+    to_table = add_rows(to_table, places, rows, outside_xla)
     if sources.bias is not None:
-        rest[0] = tf.tensor_scatter_nd_add(rest[0], places, slopes)
+        rest[0] = add_rows(rest[0], places, slopes, outside_xla)
     return (to_inputs, to_table, *rest)
 
 

@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from .chunk import Sources, add_targets, as_sources, present
+from .chunk import Sources, add_rows, add_targets, as_sources, present
 from .chunk import chunk as _chunk
 from .hidden_states import check_same_shape
 
@@ -163,11 +163,22 @@ def linear_loss(inputs, table, bias, targets, weights, *settings, **named_settin
 
 
 def linear_losses(
-    inputs, table, bias, targets, weights, rows=None, chunk_rows=None, smoothing=None, columns=None
+    inputs,
+    table,
+    bias,
+    targets,
+    weights,
+    rows=None,
+    chunk_rows=None,
+    smoothing=None,
+    columns=None,
+    outside_xla=False,
 ):
     """The pair of `linear_loss` and what it sums, each row's loss, float32 `[T]`.
 
-    The latter is for reports: it has no gradient.
+    The latter is for reports: it has no gradient. With `outside_xla`, where XLA surely does not
+    compile the caller, chunks are of the size that the rows ask for, which is known only at run
+    time, and labels are subtracted in place.
     """
     sources = Sources(inputs, table, bias, columns)
     (weights,) = _unwatched(weights)
@@ -175,7 +186,8 @@ def linear_losses(
     @tf.custom_gradient
     def loss_of(*tensors):
         unwatched = as_sources(_unwatched(*tensors), sources)
-        result = _run(unwatched, targets, weights, rows, chunk_rows, smoothing)
+        settings = (rows, chunk_rows, smoothing, outside_xla)
+        result = _run(unwatched, targets, weights, *settings)
         value = tf.reduce_sum(result.nll * weights)
 
         def gradient(upstream, _):
@@ -190,7 +202,9 @@ def linear_losses(
     return loss_of(*present(sources))
 
 
-def _run(sources: Sources, targets, weights, rows, chunk_rows, smoothing) -> _Result:
+def _run(
+    sources: Sources, targets, weights, rows, chunk_rows, smoothing, outside_xla=False
+) -> _Result:
     """Losses and, where `weights` is given, the gradients of their weighted sum."""
     inputs = sources.inputs
     # In the dtype of products once, and not in each chunk.
@@ -198,15 +212,16 @@ def _run(sources: Sources, targets, weights, rows, chunk_rows, smoothing) -> _Re
     num_rows = inputs.shape[0]
     if num_rows is None:
         num_rows = tf.shape(inputs)[0]
+    wanted = num_rows if rows is None else rows.count
     if chunk_rows is None:
-        chunk_rows = rows_per_chunk(num_rows, sources.table.shape[0], few=rows is not None)
+        # XLA has to know a chunk's size before it knows how many rows there are.
+        known = rows is None or outside_xla
+        num_columns = sources.table.shape[0]
+        chunk_rows = rows_per_chunk(wanted if known else num_rows, num_columns, few=not known)
 
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
         nll, slopes, gradients = _chunk(*sources, targets, weights, smoothing)
-        return _Result(nll, add_targets(gradients, sources, targets, slopes))
-
-    wanted = num_rows if rows is None else rows.count
-    num_chunks = (wanted + chunk_rows - 1) // chunk_rows
+        return _Result(nll, add_targets(gradients, sources, targets, slopes, outside_xla))
 
     def body(chunk, nll, *sums):
         position = chunk * chunk_rows + tf.range(chunk_rows)
@@ -227,21 +242,31 @@ def _run(sources: Sources, targets, weights, rows, chunk_rows, smoothing) -> _Re
         chunk_nll, slopes, gradients = _chunk(*part, chunk_targets, chunk_weights, chunk_smoothing)
         nll = tf.tensor_scatter_nd_add(nll, index[:, None], tf.where(real, chunk_nll, 0.0))
         if weights is not None:
-            to_inputs = tf.tensor_scatter_nd_add(sums[0], index[:, None], gradients[0])
-            others = (total + more for total, more in zip(sums[1:], gradients[1:]))
+            to_inputs, *others = gradients
+            before = sums[0] if sums else tf.zeros(tf.shape(inputs))
+            to_inputs = add_rows(before, index, to_inputs, outside_xla)
+            if sums:
+                others = [total + more for total, more in zip(sums[1:], others)]
             # Into the sums, where it happens in place.
-            sums = add_targets((to_inputs, *others), part, chunk_targets, slopes)
+            sums = (to_inputs, *others)
+            sums = add_targets(sums, part, chunk_targets, slopes, outside_xla)
         return chunk + 1, nll, *sums
 
-    empty = () if weights is None else [tf.zeros(tf.shape(one)) for one in present(sources)]
-    _, nll, *gradients = tf.while_loop(
-        lambda chunk, *_: chunk < num_chunks,
-        body,
-        (tf.constant(0), tf.zeros([num_rows]), *empty),
-        parallel_iterations=1,
-        # A bound for XLA, which needs one where this is differentiated: second derivatives.
-        maximum_iterations=-(-num_rows // chunk_rows),
-    )
+    # The first chunk apart: its gradients are what the others are added to, where a loop from the
+    # beginning would need zeros as large as the table, and a pass over them.
+    state = body(tf.constant(0), tf.zeros([num_rows]))
+    num_chunks = (wanted + chunk_rows - 1) // chunk_rows
+    most_chunks = -(-num_rows // chunk_rows)
+    if not isinstance(most_chunks, int) or most_chunks > 1:
+        state = tf.while_loop(
+            lambda chunk, *_: chunk < num_chunks,
+            body,
+            state,
+            parallel_iterations=1,
+            # A bound for XLA, which needs one where this is differentiated: second derivatives.
+            maximum_iterations=most_chunks - 1,
+        )
+    _, nll, *gradients = state
     return _Result(nll, tuple(gradients))
 
 

@@ -157,17 +157,23 @@ class SoftmaxHead(keras.layers.Layer):
         weights = tf.reshape(self.target_weights(targets, sample_weight), [-1])
         return self._loss(features, ranks, weights, training)[0]
 
-    def loss_and_nll(self, hidden, targets, sample_weight=None, training=None):
+    def loss_and_nll(
+        self, hidden, targets, sample_weight=None, training=None, outside_xla: bool = False
+    ):
         """The pair of `loss` and each token's part of it before it is weighted, for reports.
 
-        Arguments and errors as in `loss`.
+        Arguments and errors as in `loss`, and:
+
+        Args:
+          outside_xla: True where XLA surely does not compile the caller, which saves time: sizes
+            are then what the targets ask, as known only at run time.
 
         Returns:
           float32 scalar; float32 `[...]`, which has no gradient.
         """
         features, ranks, _, shape = examples(self, self._checked(hidden), targets)
         weights = tf.reshape(self.target_weights(targets, sample_weight), [-1])
-        loss, each = self._loss(features, ranks, weights, training)
+        loss, each = self._loss(features, ranks, weights, training, outside_xla)
         return loss, tf.reshape(tf.stop_gradient(each), shape)
 
     def target_weights(self, targets, sample_weight=None):
@@ -296,14 +302,14 @@ class SoftmaxHead(keras.layers.Layer):
                 nll += linear_nll(*arguments, smoothing=smoothing, columns=columns)
         return nll
 
-    def _loss(self, features, ranks, weights, training):
+    def _loss(self, features, ranks, weights, training, outside_xla=False):
         total, each = tf.zeros([]), tf.zeros(tf.shape(ranks))
         for part in self._parts(features, ranks, training):
             *arguments, rows, smoothing, columns = part
             kind = {"rows": rows, "smoothing": smoothing, "columns": columns}
             with tf.control_dependencies([total]):
                 if training:
-                    loss, nll = linear_losses(*arguments, weights, **kind)
+                    loss, nll = linear_losses(*arguments, weights, **kind, outside_xla=outside_xla)
                 else:
                     nll = linear_nll(*arguments, **kind)
                     loss = tf.reduce_sum(weights * nll)

@@ -1,4 +1,4 @@
-"""Rows of a table, with a gradient that has each row once.
+"""Rows of a table: with a gradient that has each row once, and added to in place.
 
 T ids after flattening, V rows of the table, E their width.
 """
@@ -40,3 +40,20 @@ def rows_of(table, ids):
         return tf.gather(table, ids), gradient
 
     return gather(table)
+
+
+def add_rows(table, ids, values, outside_xla: bool):
+    """The table with `values[t]` added to its row `ids[t]`.
+
+    Args:
+      table: `[V, ...]`.
+      ids: int32 `[T]`, from 0 to V - 1.
+      values: `[T, ...]`.
+      outside_xla: True where XLA surely does not compile the caller. What XLA does in place,
+        TensorFlow's `tensor_scatter_nd_add` does on a copy of the whole table; the operation that
+        copies only a table that is needed again is one that XLA does not have.
+    """
+    places = ids[:, None]
+    if outside_xla:
+        return tf.raw_ops.ScatterNdNonAliasingAdd(input=table, indices=places, updates=values)
+    return tf.tensor_scatter_nd_add(table, places, values)

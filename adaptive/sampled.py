@@ -188,7 +188,7 @@ class SampledSoftmax(SoftmaxHead):
         others = tf.where(hit, float("-inf"), others - log_inclusion)
         return tf.reduce_logsumexp(tf.concat([true[:, None], others], -1), -1) - true
 
-    def _loss(self, features, ranks, weights, training):
+    def _loss(self, features, ranks, weights, training, outside_xla=False):
         if not training:
             return super()._loss(features, ranks, weights, training)
         nll = self._nll(features, ranks, training)

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from adaptive.weights import fresh
 from transformer_xl.attention import PositionBiases, RelativeAttention
-from transformer_xl.dropout import dropout
+from transformer_xl.dropout import dropout, relu_dropout
+from transformer_xl.shapes import shape_of
 
 # How many sites for dropout a block has: one in its inner layer, one of its own.
 _SITES = 2
@@ -150,9 +151,15 @@ class FeedForward(keras.layers.Layer):
         self.outer_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="outer_bias")
 
     def call(self, hidden, seed=None):
-        inner = tf.nn.relu(tf.tensordot(hidden, self.inner_kernel, 1) + self.inner_bias)
-        inner = dropout(inner, self.dropout, seed, self.site)
-        return tf.tensordot(inner, self.outer_kernel, 1) + self.outer_bias
+        # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
+        rows = tf.reshape(hidden, [-1, self.width])
+        inner = tf.nn.bias_add(tf.matmul(rows, self.inner_kernel), self.inner_bias)
+        inner, scale = relu_dropout(inner, self.dropout, seed, self.site)
+        outer = tf.matmul(inner, self.outer_kernel)
+        if scale is not None:
+            outer *= scale
+        outer = tf.nn.bias_add(outer, self.outer_bias)
+        return tf.reshape(outer, shape_of(hidden))
 
     def get_config(self):
         return {

@@ -48,6 +48,8 @@ class TransformerXL(HeadTraining, keras.Model):
       tokens: int `[B, L]`, ids sorted by frequency.
       memory: the `Memory` that an earlier call returned; None for `initial_memory(B)`.
       training: whether dropout is on.
+      embedded: what `embedding(tokens)` gave, where a caller differentiates it apart; None to
+        compute it.
 
     Returns:
       The pair (hidden states `[B, L, D]` in the compute dtype, the next `Memory`).
@@ -184,7 +186,15 @@ class TransformerXL(HeadTraining, keras.Model):
         """
         return cache_lib.extend(self, tokens, cache, same_length, lengths, outside_xla)
 
-    def call(self, tokens, memory=None, training=None, clamp_length=None, same_length=None):
+    def call(
+        self,
+        tokens,
+        memory=None,
+        training=None,
+        clamp_length=None,
+        same_length=None,
+        embedded=None,
+    ):
         config = self.config
         clamp_length = config.clamp_length if clamp_length is None else clamp_length
         same_length = config.same_length if same_length is None else same_length
@@ -197,7 +207,7 @@ class TransformerXL(HeadTraining, keras.Model):
         check_lengths(memory_length, clamp_length, same_length)
 
         seed = step_seed(self.seed_generator) if training and self.drops else None
-        hidden = self.embedding(tokens)
+        hidden = self.embedding(tokens) if embedded is None else embedded
         hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
         hidden = dropout(hidden, config.dropout, seed, _EMBEDDING_SITE)
         distances = positions_lib.distances(memory_length + segment_length, clamp_length)
@@ -272,15 +282,25 @@ class TransformerXL(HeadTraining, keras.Model):
         hidden, memory = self(tokens, memory, training=training, **lengths)
         return self.head.loss(hidden, targets, weights, training=training), memory
 
-    def loss_and_nll(self, tokens, targets, weights, memory=None, training=None, **lengths):
+    def loss_and_nll(
+        self, tokens, targets, weights, memory=None, training=None, outside_xla=False, **named
+    ):
         """As `loss`, with each target's negative log-likelihood besides, for reports.
+
+        Args:
+          tokens, targets, weights, memory, training: as in `loss`.
+          outside_xla: True where XLA surely does not compile the caller, which saves time.
+          **named: `clamp_length`, `same_length`, `embedded`, as in a call.
 
         Returns:
           The triple (nats, float32 scalar; nats of each target, float32 `[B, L]`, without a
           gradient; the next `Memory`).
         """
-        hidden, memory = self(tokens, memory, training=training, **lengths)
-        return *self.head.loss_and_nll(hidden, targets, weights, training=training), memory
+        hidden, memory = self(tokens, memory, training=training, **named)
+        found = self.head.loss_and_nll(
+            hidden, targets, weights, training=training, outside_xla=outside_xla
+        )
+        return *found, memory
 
     def log_prob(self, tokens, memory=None, **lengths):
         """The log-probability of every id at every position.

@@ -5,6 +5,7 @@ B batch, L segment length, M memory length, D width, A parts.
 
 import tensorflow as tf
 
+from adaptive.rows import add_rows
 from transformer_xl.memory import Memory
 from transformer_xl.training.cluster_losses import cluster_sums
 
@@ -22,7 +23,9 @@ def normalised(weights, context):
     return weights / total
 
 
-def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int):
+def summed_gradients(
+    model, tokens, targets, shares, memory: Memory, parts: int, outside_xla: bool = False
+):
     """The loss, its gradients, and the memory after.
 
     Args:
@@ -31,6 +34,7 @@ def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int)
       shares: float32 `[B, L]`, what each target counts for.
       memory: the `Memory` before.
       parts: A, in which the rows go through the model one after another.
+      outside_xla: True where XLA surely does not compile the caller.
 
     Returns:
       The float32 scalar sum of shares times nats; the gradients of the model's trainable
@@ -40,7 +44,7 @@ def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int)
       ValueError: if B is not divisible by A.
     """
     if parts == 1:
-        return _of_part(model, tokens, targets, shares, memory)
+        return _of_part(model, tokens, targets, shares, memory, outside_xla)
     batch_size = tokens.shape[0]
     if batch_size % parts:
         raise ValueError(
@@ -65,7 +69,7 @@ def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int)
         before = tf.nest.map_structure(
             lambda value, whole: tf.ensure_shape(value, (rows, *whole.shape[1:])), before, memory
         )
-        more, added, new_sums, after = _of_part(model, tokens, targets, shares, before)
+        more, added, new_sums, after = _of_part(model, tokens, targets, shares, before, outside_xla)
         gradients = [old + new for old, new in zip(gradients, added)]
         after = [array.write(part, v) for array, v in zip(written, tf.nest.flatten(after))]
         return part + 1, loss + more, gradients, sums + new_sums, after
@@ -85,11 +89,34 @@ def summed_gradients(model, tokens, targets, shares, memory: Memory, parts: int)
     return loss, gradients, sums, tf.nest.pack_sequence_as(memory, after)
 
 
-def _of_part(model, tokens, targets, shares, memory):
+def _of_part(model, tokens, targets, shares, memory, outside_xla):
+    # The embedding is differentiated apart: its gradient is a few rows of tables that the softmax,
+    # where it is tied, has a dense gradient of. One tape for both would make the rows dense first.
+    with tf.GradientTape() as embedding_tape:
+        embedded = model.embedding(tokens)
     with tf.GradientTape() as tape:
-        loss, each, after = model.loss_and_nll(tokens, targets, shares, memory, training=True)
+        tape.watch(embedded)
+        loss, each, after = model.loss_and_nll(
+            tokens,
+            targets,
+            shares,
+            memory,
+            training=True,
+            outside_xla=outside_xla,
+            embedded=embedded,
+        )
     variables = [variable.value for variable in model.trainable_variables]
-    # An embedding's gradient may be a list of rows in which a row occurs twice; its norm is that
-    # of the dense gradient.
-    gradients = [tf.convert_to_tensor(gradient) for gradient in tape.gradient(loss, variables)]
+    to_embedded, *gradients = tape.gradient(loss, [embedded, *variables])
+    of_embedding = embedding_tape.gradient(embedded, variables, output_gradients=to_embedded)
+    gradients = [_dense_sum(one, other, outside_xla) for one, other in zip(gradients, of_embedding)]
     return loss, gradients, cluster_sums(model.head.clusters, targets, shares, each), after
+
+
+def _dense_sum(gradient, of_embedding, outside_xla):
+    """The sum of two gradients of a variable, either of which may be None, dense."""
+    if gradient is None:
+        # A list of rows in which a row may occur twice; its norm is that of the dense gradient.
+        return tf.convert_to_tensor(of_embedding)
+    if isinstance(of_embedding, tf.IndexedSlices):
+        return add_rows(gradient, of_embedding.indices, of_embedding.values, outside_xla)
+    return gradient if of_embedding is None else gradient + of_embedding

@@ -70,8 +70,12 @@ def make_train_step(
     strategy = tf.distribute.get_strategy()
     alone = strategy.num_replicas_in_sync == 1 and not tf.distribute.has_strategy()
 
+    # A GPU would wait for the host, which knows sizes that are known only at run time.
+    outside_xla = not jit_compile and not tf.config.list_logical_devices("GPU")
+
     def local(tokens, targets, shares, memory):
-        return summed_gradients(model, tokens, targets, shares, memory, accumulate_steps)
+        parts = (accumulate_steps, outside_xla)
+        return summed_gradients(model, tokens, targets, shares, memory, *parts)
 
     def update(strategy, gradients, learning_rate, verdict):
         first = [strategy.experimental_local_results(value)[0] for value in verdict]
