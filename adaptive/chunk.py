@@ -80,6 +80,9 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
     if weights is None:
         return nll, None, ()
 
+    with tf.control_dependencies([nll, chance]):
+        # The logits are not needed any more: their memory is free for the gradients.
+        softmax = tf.identity(softmax)
     dtype, inputs_f32 = inputs.dtype, tf.cast(inputs, tf.float32)
     scale = weights * mass * share
     slopes = -weights * on_target * in_table

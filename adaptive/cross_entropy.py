@@ -20,8 +20,8 @@ from .chunk import chunk as _chunk
 from .hidden_states import check_same_shape
 
 # A chunk's logits take this much: small enough for caches and for memory, large enough for the
-# matrix product to run at speed. See benchmarks/.
-CHUNK_BYTES = 64 * 2**20
+# matrix product to run at speed. See benchmarks/ and decision 0002.
+CHUNK_BYTES = 40 * 2**20
 
 
 class Rows(NamedTuple):

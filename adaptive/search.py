@@ -3,6 +3,7 @@
 T tokens, D width of the hidden states, V vocabulary, C clusters, k how many are wanted.
 """
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -12,8 +13,8 @@ from .cross_entropy import rows_per_chunk
 from .factored import Linear, logits_of, normaliser, projected_inputs
 from .id_order import IdOrder
 
-# In a chunk of tokens, where few are wanted.
-_LEAST_ROWS = 32
+# Tables of at most so many columns.
+_NARROW = 32
 
 
 class TopK(NamedTuple):
@@ -94,39 +95,63 @@ def search(
     )[: 3 if clusters.num_tails else 2]
     size = rows_per_chunk(num_rows, shortlist + clusters.num_tails, few=False)
     values, ids, *columns = in_chunks(head, empty, tf.range(num_rows), num_rows, size)
-    found, columns = [], tf.unstack(columns[0], axis=1) if columns else []
+    columns = tf.unstack(columns[0], axis=1) if columns else []
 
     def exceeds(bound, least):
         return (bound >= least) if by_id else (bound > least) | tf.math.is_inf(least)
 
-    # All bounds first, by the head alone, so that they can be computed at the same time.
-    for i, column in enumerate(columns, 1):
+    def closer_bound(i, column):
+        """Of tail i's words, `[T]`, and for how many tokens it took the tail's logits."""
+        linear, size = linears[i], clusters.sizes[i]
 
-        def closer_bound(index, _start, _, i=i, column=column):
-            inputs = projected_inputs(tf.gather(features, index), linears[i])
-            return [tf.gather(column, index) + _bound(inputs, linears[i], of_weights(i))]
+        def by_norm():
+            return column + _bound(projected_inputs(features, linear), linear, of_weights(i), True)
 
-        bound = column
-        if linears[i].table.shape[1] <= _LEAST_ROWS:
-            # The norms of the table's rows cost less than their products with a chunk of tokens.
-            bound += _bound(projected_inputs(features, linears[i]), linears[i], of_weights(i), True)
-        possible = exceeds(bound, values[:, -1])
-        (closer,) = _where(possible, closer_bound, [bound], clusters.sizes[i])
-        found.append((column, possible, closer))
-    rows = []
-    for i, (column, possible, closer) in enumerate(found, 1):
+        def by_products():
+            weights = of_weights(i)
 
-        def compare(index, _start, *state, i=i, column=column):
-            words, _ = logits_of(tf.gather(features, index), linears[i])
-            more, more_ids = _top(words, k, clusters, order, i)
-            more += tf.gather(column, index)[:, None] - normaliser(words, None)
-            return _merge(*state, more, more_ids, k, by_id)
+            def compute(index, _start, bound):
+                inputs = projected_inputs(tf.gather(features, index), linear)
+                return [bound + _bound(inputs, linear, weights)]
 
-        likely = possible & exceeds(closer, values[:, -1])
-        values, ids = _where(likely, compare, (values, ids), clusters.sizes[i])
-        rows.append(tuple(tf.reduce_sum(tf.cast(some, tf.int32)) for some in (possible, likely)))
+            return compute
+
+        bound, possible = column, exceeds(column, values[:, -1])
+        if linear.table.shape[1] <= _NARROW:
+            # The norms of the table's rows cost less than their products with many tokens.
+            many = tf.reduce_sum(tf.cast(possible, tf.int32)) > num_rows // 4
+            bound = tf.cond(many, by_norm, lambda: column)
+            possible &= exceeds(bound, values[:, -1])
+        (closer,) = _where(possible, by_products, [column], size)
+        return tf.minimum(bound, closer), tf.reduce_sum(tf.cast(possible, tf.int32))
+
+    # All bounds first, by the head alone: in most calls no tail is left by them, which is asked
+    # once for all tails.
+    closer = [closer_bound(i, column) for i, column in enumerate(columns, 1)]
+
+    def compare_all():
+        best, counts = (values, ids), []
+        for i, (column, (bound, _)) in enumerate(zip(columns, closer), 1):
+
+            def compare(index, _start, *state, i=i, column=column):
+                words, _ = logits_of(tf.gather(features, index), linears[i])
+                more, more_ids = _top(words, k, clusters, order, i)
+                more += tf.gather(column, index)[:, None] - normaliser(words, None)
+                return _merge(*state, more, more_ids, k, by_id)
+
+            likely = exceeds(bound, best[0][:, -1])
+            best = _where(likely, lambda compare=compare: compare, best, clusters.sizes[i])
+            counts.append(tf.reduce_sum(tf.cast(likely, tf.int32)))
+        return *best, tf.stack(counts)
+
+    rows = ()
+    if columns:
+        none = tf.zeros([len(columns)], tf.int32)
+        some = tf.reduce_any(exceeds(tf.stack([bound for bound, _ in closer], 1), values[:, -1:]))
+        values, ids, compared = tf.cond(some, compare_all, lambda: (values, ids, none))
+        rows = tuple((count, of) for (_, count), of in zip(closer, tf.unstack(compared)))
     # An empty place is left only where hidden states are NaN.
-    return Found(TopK(values, tf.minimum(ids, clusters.vocab_size - 1)), tuple(rows))
+    return Found(TopK(values, tf.minimum(ids, clusters.vocab_size - 1)), rows)
 
 
 def bounds_of(linear: Linear) -> TailBounds:
@@ -172,21 +197,44 @@ def _bound(inputs, linear: Linear, of_weights: TailBounds, by_norm=False):
     return tf.where(bound < 0, bound, 0.0)
 
 
-def _where(wanted, compute, state, num_columns: int):
-    """`compute` for the rows that are wanted; the others keep their state."""
+def _where(wanted, compute_of, state, num_columns: int):
+    """The state, with the rows that are wanted, and perhaps others, computed anew.
+
+    Args:
+      wanted: bool `[T]`.
+      compute_of: makes `compute` of `in_chunks`; called only where some row is wanted.
+      state: tensors `[T, ...]`.
+      num_columns: of the logits in `compute`.
+    """
     num_rows = wanted.shape[0] if wanted.shape[0] is not None else tf.shape(wanted)[0]
     count = tf.reduce_sum(tf.cast(wanted, tf.int32))
+    _, first = tf.math.top_k(tf.cast(wanted, tf.float32), num_rows)  # in rising order
 
-    def some():
-        first = tf.argsort(tf.cast(~wanted, tf.int32), stable=True)
-        size = rows_per_chunk(num_rows, num_columns, few=True, share=4, least=_LEAST_ROWS)
-        return tuple(in_chunks(compute, state, first, count, size))
+    def as_it_is():
+        return tuple(state)
 
-    if isinstance(num_rows, int) and num_rows <= rows_per_chunk(num_rows, num_columns, few=False):
-        # One pass over all costs less than several over most of them.
-        everyone = tf.range(num_rows)
-        return tf.cond(count > num_rows // 2, lambda: tuple(compute(everyone, 0, *state)), some)
-    return some()
+    def in_loop():
+        size = rows_per_chunk(num_rows, num_columns, few=True, share=4, least=32)
+        return tuple(in_chunks(compute_of(), state, first, count, size))
+
+    def at_once(size):
+        index = first[:size]
+        new = compute_of()(index, 0, *(tf.gather(one, index) for one in state))
+        return tuple(
+            tf.tensor_scatter_nd_update(one, index[:, None], rows) for one, rows in zip(state, new)
+        )
+
+    if not isinstance(num_rows, int) or num_rows > rows_per_chunk(num_rows, num_columns, few=False):
+        return tf.cond(count > 0, in_loop, as_it_is)
+    # A loop, its counter and the rows that fill up its last chunk cost more than a choice of sizes.
+    # Products take 16 rows at a time: fewer are not faster.
+    sizes = sorted({min(num_rows, -(-num_rows // share // 16) * 16) for share in (4, 2, 1)})
+    chosen = functools.partial(at_once, sizes.pop())
+    # Not `switch_case`, which XLA takes minutes to compile.
+    for size in reversed((0, *sizes)):
+        smaller = functools.partial(at_once, size) if size else as_it_is
+        chosen = functools.partial(tf.cond, count <= size, smaller, chosen)
+    return chosen()
 
 
 def _top(words, k, clusters, order, i):
@@ -196,14 +244,24 @@ def _top(words, k, clusters, order, i):
     if rising is not None:
         # Of equal values the first is taken: so the words go by id.
         words = tf.gather(words, rising, axis=1)
-    if k == 1:
-        places = tf.argmax(words, -1, output_type=tf.int32)[:, None]
-        values = tf.gather(words, places, batch_dims=1)
-    else:
-        values, places = tf.math.top_k(words, min(k, size))
+    values, places = _largest(words) if k == 1 else tf.math.top_k(words, min(k, size))
     if rising is not None:
         places = tf.gather(tf.constant(rising, tf.int32), places)
     return values, order.to_ids(start + places)
+
+
+def _largest(words):
+    """The largest of each row and the first place where it stands, `[T, 1]` both.
+
+    By blocks: maxima are vectorised, places are not.
+    """
+    num_columns = words.shape[1]
+    width = max(width for width in range(1, 129) if num_columns % width == 0)
+    blocks = tf.reshape(words, [-1, num_columns // width, width])
+    block = tf.argmax(tf.reduce_max(blocks, -1), -1, output_type=tf.int32)
+    block_of_row = tf.gather(blocks, block, batch_dims=1)
+    place = tf.argmax(block_of_row, -1, output_type=tf.int32)
+    return tf.reduce_max(block_of_row, -1, keepdims=True), (block * width + place)[:, None]
 
 
 def _merge(values, ids, more, more_ids, k, by_id):
