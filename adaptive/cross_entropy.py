@@ -174,9 +174,9 @@ def linear_losses(
     columns=None,
     outside_xla=False,
 ):
-    """The pair of `linear_loss` and what it sums, each row's loss, float32 `[T]`.
+    """The pair of `linear_loss` and what it sums: each row's loss, float32 `[T]`, for reports.
 
-    The latter is for reports: it has no gradient. With `outside_xla`, where XLA surely does not
+    With `outside_xla`, where XLA surely does not
     compile the caller, chunks are of the size that the rows ask for, which is known only at run
     time, and labels are subtracted in place.
     """
@@ -186,8 +186,7 @@ def linear_losses(
     @tf.custom_gradient
     def loss_of(*tensors):
         unwatched = as_sources(_unwatched(*tensors), sources)
-        settings = (rows, chunk_rows, smoothing, outside_xla)
-        result = _run(unwatched, targets, weights, *settings)
+        result = _run(unwatched, targets, weights, rows, chunk_rows, smoothing, outside_xla)
         value = tf.reduce_sum(result.nll * weights)
 
         def gradient(upstream, _):
@@ -216,8 +215,11 @@ def _run(
     if chunk_rows is None:
         # XLA has to know a chunk's size before it knows how many rows there are.
         known = rows is None or outside_xla
-        num_columns = sources.table.shape[0]
-        chunk_rows = rows_per_chunk(wanted if known else num_rows, num_columns, few=not known)
+        num_columns, width = sources.table.shape
+        # Each chunk takes a pass over the table's gradient: a quarter of that is not too much.
+        logits_bytes = max(CHUNK_BYTES, num_columns * width)
+        count = wanted if known else num_rows
+        chunk_rows = rows_per_chunk(count, num_columns, not known, logits_bytes=logits_bytes)
 
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
         nll, slopes, gradients = _chunk(*sources, targets, weights, smoothing)

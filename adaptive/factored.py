@@ -49,6 +49,21 @@ def projected_inputs(features, linear: Linear):
     return tf.matmul(features, tf.cast(linear.projection, features.dtype), transpose_b=True)
 
 
+def all_projected_inputs(features, linears: tuple[Linear, ...]) -> list:
+    """`projected_inputs` of each cluster, by one product for all.
+
+    In the backward pass that is one gradient `[T, D]`, and not one of each cluster until their sum
+    is made.
+    """
+    projections = [one.projection for one in linears if one.projection is not None]
+    if len(projections) < 2:
+        return [projected_inputs(features, one) for one in linears]
+    joined = tf.concat([tf.cast(one, features.dtype) for one in projections], 0)
+    products = tf.matmul(features, joined, transpose_b=True)
+    parts = iter(tf.split(products, [one.shape[0] for one in projections], -1))
+    return [features if one.projection is None else next(parts) for one in linears]
+
+
 def logits_of(features, linear: Linear):
     """A cluster's logits, float32 `[T, size]`, and the tails' columns, `[T, C - 1]` or None."""
     inputs = projected_inputs(features, linear)
@@ -114,6 +129,7 @@ def parts_of_loss(
     cluster_of_target = clusters.cluster_of(targets)
     columns = tf.where(cluster_of_target == 0, targets, clusters.shortlist + cluster_of_target - 1)
     share = smoothing / clusters.vocab_size
+    all_inputs = all_projected_inputs(features, linears)
 
     def part(i, targets, inside, rows):
         linear = linears[i]
@@ -128,7 +144,7 @@ def parts_of_loss(
             if i == 0:
                 columns = tf.concat([columns, [share * size for size in clusters.sizes[1:]]], 0)
             labels = Smoothing((1.0 - smoothing) * tf.cast(inside, tf.float32), columns)
-        inputs = projected_inputs(features, linear)
+        inputs = all_inputs[i]
         if inputs.shape[-1] <= _NARROW:
             inputs = tf.cast(inputs, tf.float32)
         return Part(inputs, table, bias, targets, rows, labels, more)

@@ -128,13 +128,13 @@ class SoftmaxHead(keras.layers.Layer):
           ValueError: if the shapes do not fit, or, in eager calls, for ids outside the vocabulary.
             Compiled code cannot raise: there such an id's loss and all gradients are NaN.
         """
-        features, ranks, ignored, shape = examples(self, self._checked(hidden), targets)
+        features, _, ranks, ignored, shape = examples(self, self._checked(hidden), targets)
         nll = self._nll(features, ranks, training)
         if ignored is not None:
             nll = tf.where(ignored, 0.0, nll)
         return tf.reshape(nll, shape)
 
-    def loss(self, hidden, targets, sample_weight=None, training=None):
+    def loss(self, hidden, targets, sample_weight=None, training=None, outside_xla=False):
         """The weighted sum of the negative log-likelihoods, by the path made for training.
 
         With `training=True` the gradients are formed together with the loss, so that each logit
@@ -146,6 +146,8 @@ class SoftmaxHead(keras.layers.Layer):
           sample_weight: float `[...]`, what each token counts for; None means 1. It has no
             gradient.
           training: whether gradients will be wanted.
+          outside_xla: True where XLA surely does not compile the caller, which saves time and
+            memory: sizes are then what the targets ask, and tables are written in place.
 
         Returns:
           float32 scalar.
@@ -153,26 +155,18 @@ class SoftmaxHead(keras.layers.Layer):
         Raises:
           ValueError: as `nll`.
         """
-        features, ranks, _, _ = examples(self, self._checked(hidden), targets)
-        weights = tf.reshape(self.target_weights(targets, sample_weight), [-1])
-        return self._loss(features, ranks, weights, training)[0]
+        return self.loss_and_nll(hidden, targets, sample_weight, training, outside_xla)[0]
 
-    def loss_and_nll(
-        self, hidden, targets, sample_weight=None, training=None, outside_xla: bool = False
-    ):
+    def loss_and_nll(self, hidden, targets, sample_weight=None, training=None, outside_xla=False):
         """The pair of `loss` and each token's part of it before it is weighted, for reports.
 
-        Arguments and errors as in `loss`, and:
-
-        Args:
-          outside_xla: True where XLA surely does not compile the caller, which saves time: sizes
-            are then what the targets ask, as known only at run time.
+        Arguments and errors as in `loss`.
 
         Returns:
           float32 scalar; float32 `[...]`, which has no gradient.
         """
-        features, ranks, _, shape = examples(self, self._checked(hidden), targets)
-        weights = tf.reshape(self.target_weights(targets, sample_weight), [-1])
+        hidden, weights = self._checked(hidden), self.target_weights(targets, sample_weight)
+        features, weights, ranks, _, shape = examples(self, hidden, targets, weights)
         loss, each = self._loss(features, ranks, weights, training, outside_xla)
         return loss, tf.reshape(tf.stop_gradient(each), shape)
 

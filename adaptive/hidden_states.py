@@ -14,18 +14,20 @@ class Examples(NamedTuple):
     """Hidden states with their targets."""
 
     features: tf.Tensor  # [T, D], in the compute dtype
+    weights: tf.Tensor | None  # float32 [T], what each target counts for, where that is given
     ranks: tf.Tensor  # int32 [T], of the targets; 0 where there is none to learn
     ignored: tf.Tensor | None  # bool [T]; None if no target can be
     shape: tf.Tensor  # of the targets
 
 
-def examples(head, hidden, targets) -> Examples:
+def examples(head, hidden, targets, weights=None) -> Examples:
     """Flattens hidden states and targets, and makes targets that are no ids harmless or loud.
 
     Args:
       head: with `clusters`, `id_order`, `ignore_index`, `compute_dtype` and `tail_share`.
       hidden: a tensor `[..., D]`, checked.
       targets: int `[...]`.
+      weights: float32 `[...]`, 0 where targets are ignored; None where all count alike.
 
     Raises:
       ValueError: as `nll` of the heads.
@@ -43,22 +45,27 @@ def examples(head, hidden, targets) -> Examples:
         real = targets if ignored is None else tf.boolean_mask(targets, ~ignored)
         head.clusters.check_ids(real, f"The targets of {type(head).__name__}")
     features = flat_features(head, hidden)
+    weights = None if weights is None else tf.reshape(weights, [-1])
     if ignored is not None or not looked_at:
-        # Compiled code cannot raise. NaN in the place of the hidden state reaches the loss and
-        # every gradient, where a clipped target would be learned in silence.
+        # Compiled code cannot raise. NaN in the place of the weight, or of the hidden state,
+        # reaches the loss and every gradient, where a clipped target would be learned in silence.
         outside = (targets < 0) | (targets >= head.clusters.vocab_size)
-        instead = tf.where(outside, tf.constant(np.nan, features.dtype), 0)
+        wrong = outside if ignored is None else outside & ~ignored
+        if weights is not None:
+            weights = tf.where(wrong, np.float32(np.nan), weights)
+        else:
+            nan = tf.constant(np.nan, features.dtype)
+            features = tf.where(wrong[:, None], nan, features)
         if ignored is not None:
-            outside |= ignored
             # Zeros, since what stands at ignored places may be anything.
-            instead = tf.where(ignored, tf.zeros([], features.dtype), instead)
-        features = tf.where(outside[:, None], instead[:, None], features)
+            features = tf.where(ignored[:, None], tf.zeros([], features.dtype), features)
+            outside |= ignored
         targets = tf.where(outside, tf.zeros_like(targets), targets)
     ranks = head.id_order.to_ranks(tf.cast(targets, tf.int32))
     if looked_at:
         seen = np.asarray(ranks if ignored is None else tf.boolean_mask(ranks, ~ignored))
         head.tail_share.add(seen.size, int(np.count_nonzero(seen >= head.clusters.shortlist)))
-    return Examples(features, ranks, ignored, shape)
+    return Examples(features, weights, ranks, ignored, shape)
 
 
 def flat_features(head, hidden):

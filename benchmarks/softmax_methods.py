@@ -201,7 +201,9 @@ def _head_method(case, head, forward_training=False) -> Method:
     head.build((None, case.hidden_dim))
 
     def loss(hidden, targets, training):
-        return head.loss(hidden, targets, training=training or forward_training) / case.tokens
+        training = training or forward_training
+        loss = head.loss(hidden, targets, training=training, outside_xla=not case.jit_compile)
+        return loss / case.tokens
 
     fit = None
     if case.fit:

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from adaptive import cross_entropy
-from adaptive.cross_entropy import Rows, linear_loss, linear_nll
+from adaptive.cross_entropy import Rows, linear_loss, linear_losses, linear_nll
 
 T, V, E = 37, 23, 5
 SCALE = 3.5  # of the total that a fused loss ends up in
@@ -160,11 +160,42 @@ def test_few_rows_are_one_small_chunk(chunk_sizes, num_rows_known, rows_given):
 
 def test_the_price_is_that_of_the_chosen_rows(chunk_sizes):
     inputs, table, bias, targets, weights = tensors(*draw(641))
-    for count, num_chunks in ((0, 0), (3, 1), (64, 1), (65, 2)):
+    # None cost a chunk, too: its zeros are the gradients.
+    for count, num_chunks in ((0, 1), (3, 1), (64, 1), (65, 2)):
         chunk_sizes.clear()
         rows = Rows(tf.range(641), tf.constant(0), tf.constant(count))
         linear_loss(inputs, table, bias, targets, weights, rows)
         assert chunk_sizes == [64] * num_chunks
+
+
+def test_outside_xla_a_chunk_is_as_large_as_the_rows_ask(chunk_sizes):
+    inputs, table, bias, targets, weights = tensors(*draw(641))
+    for count, size in ((0, 8), (3, 8), (64, 64), (65, 72), (641, 648)):
+        chunk_sizes.clear()
+        rows = Rows(tf.range(641), tf.constant(0), tf.constant(count))
+        linear_losses(inputs, table, bias, targets, weights, rows, outside_xla=True)
+        assert [int(one) for one in chunk_sizes] == [size]
+
+
+@pytest.mark.parametrize("chunk_rows", [None, 8])
+@pytest.mark.parametrize("count", [0, 3, 11])
+def test_outside_xla_the_numbers_are_the_same(count, chunk_rows):
+    inputs, table, bias, targets, weights = tensors(*draw())
+    rows = Rows(tf.range(T - 1, -1, -1), tf.constant(1), tf.constant(count))
+
+    @tf.function
+    def loss_and_gradients(outside_xla):
+        sources = (inputs, table, bias)
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            found = linear_losses(
+                *sources, targets, weights, rows, chunk_rows, outside_xla=outside_xla
+            )
+        return found, tape.gradient(found[0], sources)
+
+    found, same = loss_and_gradients(True), loss_and_gradients(False)
+    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(same)):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_the_logits_of_a_chunk_are_bounded(chunk_sizes, monkeypatch):

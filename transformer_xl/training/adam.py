@@ -1,6 +1,7 @@
 """Adam, exact from its first step, and AdamW."""
 
 import math
+import weakref
 
 import keras
 import numpy as np
@@ -26,9 +27,6 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        step = tf.cast(self.iterations.value, tf.float32) + 1.0
-        correction = tf.sqrt(one_minus_power(self.beta_2, step))
-        correction /= one_minus_power(self.beta_1, step)
         dtype = variable.dtype
         zero = tf.zeros((), dtype)
         # The kernel would correct in float32: it is told that both powers are 0 already.
@@ -38,12 +36,26 @@ class Adam(keras.optimizers.Adam):
             v=_handle(self._velocities[index]),
             beta1_power=zero,
             beta2_power=zero,
-            lr=tf.cast(tf.cast(learning_rate, tf.float32) * correction, dtype),
+            lr=tf.cast(self._corrected(learning_rate), dtype),
             beta1=tf.constant(self.beta_1, dtype),
             beta2=tf.constant(self.beta_2, dtype),
             epsilon=tf.constant(self.epsilon, dtype),
             grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
         )
+
+    def _corrected(self, learning_rate):
+        """The learning rate with both bias corrections, made once for all variables of a graph."""
+        graph = tf.compat.v1.get_default_graph()
+        known = getattr(self, "_rate_of_graph", None)
+        if known is not None and known[0]() is graph and known[1] is learning_rate:
+            return known[2]
+        step = tf.cast(self.iterations.value, tf.float32) + 1.0
+        correction = tf.sqrt(one_minus_power(self.beta_2, step))
+        correction /= one_minus_power(self.beta_1, step)
+        rate = tf.cast(learning_rate, tf.float32) * correction
+        if not tf.executing_eagerly():  # where steps are taken again in the same graph
+            self._rate_of_graph = (weakref.ref(graph), learning_rate, rate)
+        return rate
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
