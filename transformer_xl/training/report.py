@@ -102,6 +102,10 @@ class Reporter:
         self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115 (see close)
         self._step_done = step
 
+    def losses(self) -> list[float]:
+        """Those of the training reports so far."""
+        return [r["loss"] for r in self.records if r["split"] == "train"]
+
     def train_seconds(self) -> float:
         """The time of all training steps, without evaluations and checkpoints."""
         return sum(r["seconds"] for r in self.records if r["split"] == "train")
