@@ -53,7 +53,7 @@ class Reporter:
     def train(self, step, loss, learning_rate, gradient_norm, tokens_per_second, seconds, **more):
         """Reports the training steps since the last report, which took `seconds`.
 
-        `more`: `bad_steps` so far, if any were left out; `loss_scale` in float16; `cluster_loss`
+        `more`: `bad_steps` so far, if any were left out, which is also shown; `loss_scale` in float16; `cluster_loss`
         and `cluster_hit_rate`, see `cluster_losses`.
         """
         self._write(
@@ -77,10 +77,11 @@ class Reporter:
             )
         else:
             left = self._spent / self._steps_timed * (self._max_steps - step)
+            bad = f"  {more['bad_steps']:,} left out" if "bad_steps" in more else ""
             self.say(
                 f"step {step:,}/{self._max_steps:,}  loss {loss:.4f}  perplexity {perplexity:,.1f}"
                 f"  learning rate {learning_rate:.2e}  {tokens_per_second:,.0f} tokens/s"
-                f"  {_duration(left)} left"
+                f"  {_duration(left)} left{bad}"
             )
         self._step_done = step
 
