@@ -1,5 +1,6 @@
 """What a run says: lines or a progress bar, metrics.jsonl, TensorBoard events, a plot."""
 
+import gc
 import json
 import math
 import os
@@ -141,6 +142,9 @@ class Reporter:
         temporary = f"{self.plot_path}.tmp"
         figure.savefig(temporary, dpi=120, format="png")
         os.replace(temporary, self.plot_path)
+        # A figure refers to itself, and Python seldom looks for such things: a megabyte each.
+        del figure, axes, axis
+        gc.collect()
 
     def close(self):
         if self._bar is not None:
