@@ -28,7 +28,7 @@ from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.profile import Profiled, profile_range
 from transformer_xl.training.report import Reporter, results_table
 from transformer_xl.training.steps import make_train_step
-from transformer_xl.training.stop import StopSignal
+from transformer_xl.training.stop import Stopped, StopSignal
 from transformer_xl.training.train_state import TrainState
 from transformer_xl.training.workdir import (
     RunRecord,
@@ -137,7 +137,10 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model,
     )
     memory = model.initial_memory(config.batch_size)
     step = checkpoints.last_step()
-    evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))
+    stop = StopSignal()
+    # Where others wait for the chief it is not to leave on its own.
+    leave = None if replicas.multi_worker else stop.check
+    evaluator = Evaluator(model, config, eval_lengths, eval_batches(data), leave)
     tell(
         f"{model.count_params():,} parameters, {data.vocabulary.size:,} types, "
         f"{len(data.arrays['train']):,} training tokens, {segments.steps_per_epoch:,} steps an "
@@ -150,7 +153,6 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model,
     profiled = profile_range(PROFILE_STEPS.value)
     if profiled is not None:
         train_step = Profiled(train_step, profiled, step, os.path.join(directory, "profile"))
-    stop = StopSignal()
     done = train(
         config,
         train_step,
@@ -169,11 +171,14 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model,
         train_step.close()
     reporter.draw()
     reporter.close()
+    if done and replicas.chief:
+        try:
+            _results(directory, config, checkpoints, evaluator, reporter, data, model)
+        except Stopped:
+            done = False
     if not done:
         fail("stopped by a signal; the state is saved: start again to go on", STOPPED)
     stop.restore()
-    if replicas.chief:
-        _results(directory, config, checkpoints, evaluator, reporter, data, model)
     replicas.wait()  # all processes end together
 
 

@@ -140,6 +140,8 @@ def damaged_files(cases: Cases):
     best = on_file(flip, state="best/step-9")
     used = "warning: .*step-9 has .*step-6, the one before, is used"
     cases.damaged("best weights damaged", best, 0, used, "--mode=eval")
+    lost = "warning: the best weights, those of step 9, cannot be read"
+    cases.damaged("all best weights damaged", lambda f: all_of(flip)(f / "best"), 0, lost)
 
 
 def other_models(cases: Cases):

@@ -37,7 +37,7 @@ from transformer_xl.training.state_store import WRITING
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STOPPED = 75
 _CLOCK = {"time", "seconds", "tokens_per_second", "memory_gb"}
-_PATIENCE = 300  # seconds for a line of a run
+_PATIENCE = 1800  # seconds for a line of a run, also on a machine with other work
 RUN = """--corpus=sotu --vocabulary_min_count=20 --num_layers=2 --model_dim=16 --num_heads=2
 --feed_forward_dim=32 --cutoffs=500,1500 --div_val=2 --dropout=0.2 --attention_dropout=0.1
 --batch_size=6 --segment_length=16 --memory_length=24 --eval_batch_size=20

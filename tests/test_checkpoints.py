@@ -1,6 +1,7 @@
 """Checkpoints of runs: those of other models, of earlier versions, damaged ones."""
 
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def test_all_of_a_state_comes_back(tmp_path, dtype):
     model, optimizer = made(dtype=dtype)
     more = tf.Variable([1, 2], name="skipped")
     checkpoints = Checkpoints(str(tmp_path), model, optimizer, {"skipped": more})
-    checkpoints.best_nll.assign(1.25)
+    checkpoints.save_best(5, 1.25)
     optimizer.iterations.assign(5)
     memory = memory_of(model, 0.7)
     checkpoints.save(5, memory)
@@ -109,6 +110,50 @@ def test_a_damaged_best_checkpoint_is_replaced_by_the_one_before(tmp_path):
         os.truncate(folder / "state.safetensors", 10)
     with pytest.raises(CheckpointError, match="has a state.safetensors of 10 bytes instead of"):
         Checkpoints(str(tmp_path), other).restore_best()
+
+
+def test_the_best_figures_are_those_of_weights_that_are_there(tmp_path):
+    model, optimizer = made()
+    checkpoints = Checkpoints(str(tmp_path), model, optimizer)
+    checkpoints.save_best(2, 3.0)
+    checkpoints.save(3, memory_of(model))
+    checkpoints.save_best(3, 2.0)  # the evaluation of step 3, made after its state was written
+    checkpoints.save(6, memory_of(model))
+
+    def started(step=6):
+        if step == 3:
+            shutil.rmtree(tmp_path / "step-6")
+            os.remove(tmp_path / "index.json")
+        said = []
+        again = Checkpoints(str(tmp_path), model, optimizer, say=said.append)
+        again.restore(memory_of(model))
+        return again, (float(again.best_nll), int(again.best_step)), said
+
+    assert started()[1:] == ((2.0, 3), [])
+    again, figures, _ = started(step=3)
+    assert figures == (2.0, 3)
+    again.save_best(4, 1.0)
+    assert started()[1] == (2.0, 3)  # what is of later steps will be written again
+    os.truncate(tmp_path / "best" / "step-3" / "state.safetensors", 10)
+    os.truncate(tmp_path / "best" / "step-4" / "state.safetensors", 10)
+    again, figures, said = started()
+    assert figures == (np.inf, 0)
+    assert len(said) == 1
+    assert "those of step 2, cannot be read" in said[0]
+    assert again.save_if_best(7, 5.0)
+    again.restore_best()
+    assert int(again.best_step) == 7
+
+
+def test_who_goes_back_looks_for_what_another_process_wrote(tmp_path):
+    model, optimizer = made()
+    chief, other = (Checkpoints(str(tmp_path), model, optimizer) for _ in range(2))
+    assert other.restore(memory_of(model)) is None
+    chief.save(5, memory_of(model, 0.5))
+    other.best_nll.assign(1.5)
+    memory = other.restore(memory_of(model), goes_back=True)
+    np.testing.assert_array_equal(memory.hidden[0], memory_of(model, 0.5).hidden[0])
+    assert (int(other.step), float(other.best_nll)) == (5, 1.5)
 
 
 def test_a_run_of_an_earlier_version_goes_on(tmp_path):

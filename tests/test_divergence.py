@@ -7,6 +7,7 @@ import pytest
 
 from tests.test_loop import CONFIG, Run, batch, curve, machine
 from transformer_xl.training.divergence import DivergedError, DivergenceWatch
+from transformer_xl.training.evaluate import EvalResult
 
 
 def changed(**values):
@@ -64,6 +65,24 @@ def test_a_run_that_goes_back_reads_later_batches(tmp_path):
     assert int(machine().state.variables["batches_left_out"]) == 3
     assert [r["step"] for r in curve(tmp_path) if r["split"] == "train"] == list(range(1, 10))
     assert "Going back to step 6" in run.output.getvalue()
+
+
+def test_what_was_the_best_remains_so_when_a_run_goes_back(tmp_path):
+    """The validation of step 8 had the lowest loss; those after going back are higher."""
+    config = changed(max_bad_steps=1, on_divergence="restore", max_steps=9)
+    losses = iter([3.0, 1.0, 2.0, 2.5])  # of steps 4, 8, 8 again, and 9
+    found = lambda: EvalResult(next(losses), 1)  # noqa: E731
+    run = Run(tmp_path, config, batch=poisoned(8), evaluate=found)
+    assert run.done
+    assert "Going back to step 6" in run.output.getvalue()
+    assert (float(run.checkpoints.best_nll), int(run.checkpoints.best_step)) == (1.0, 8)
+
+
+def test_a_run_that_goes_on_knows_the_losses_before(tmp_path):
+    """Four steps of its own are too few to compare with."""
+    assert Run(tmp_path, changed(max_steps=6)).done
+    with pytest.raises(DivergedError, match="far above the median"):
+        Run(tmp_path, changed(max_loss_rise=1e-9))
 
 
 def test_a_loss_far_above_those_before_is_divergence():

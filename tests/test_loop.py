@@ -17,6 +17,7 @@ from transformer_xl.training.loop import train
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.report import Reporter, results_table
 from transformer_xl.training.steps import make_eval_step, make_train_step
+from transformer_xl.training.stop import Stopped
 from transformer_xl.training.train_state import TrainState
 
 B, L, V, EPOCH = 3, 5, 37, 4
@@ -81,7 +82,15 @@ def machine():
 class Run:
     """One start of a program that trains in `directory`."""
 
-    def __init__(self, directory, config=CONFIG, stop_after=None, batch=batch, in_document=None):
+    def __init__(
+        self,
+        directory,
+        config=CONFIG,
+        stop_after=None,
+        batch=batch,
+        in_document=None,
+        evaluate=None,
+    ):
         made = machine()
         self.model = made.model
         self.checkpoints = Checkpoints(
@@ -105,7 +114,7 @@ class Run:
             counted,
             lambda start: (batch(n) for n in itertools.count(start)),
             lambda n: n % EPOCH == 0,
-            lambda: evaluate(made.eval_step, [batch(100)], self.model.initial_memory(B)),
+            evaluate or self.evaluated,
             self.model.initial_memory(B),
             self.checkpoints,
             self.reporter,
@@ -117,6 +126,10 @@ class Run:
         self.values = {
             v.path: v.numpy() for v in (*made.model.variables, *made.optimizer.variables)
         }
+
+
+    def evaluated(self):
+        return evaluate(machine().eval_step, [batch(100)], self.model.initial_memory(B))
 
 
 def curve(directory):
@@ -157,6 +170,18 @@ def test_stopped_and_started_again_is_bit_for_bit_the_same(whole, tmp_path, stop
     assert curve(tmp_path) == curve(whole[0])
     for path, value in whole[1].values.items():
         np.testing.assert_array_equal(second.values[path], value, err_msg=path)
+
+
+def test_a_signal_ends_an_evaluation_which_is_made_when_the_run_goes_on(whole, tmp_path):
+    def stopped():
+        raise Stopped
+
+    first = Run(tmp_path, evaluate=stopped)
+    assert not first.done
+    assert first.steps == [0, 1, 2, 3]
+    assert not Run(tmp_path, evaluate=stopped).done
+    assert Run(tmp_path).done
+    assert curve(tmp_path) == curve(whole[0])
 
 
 def test_killed_between_checkpoints_repeats_the_lost_steps(whole, tmp_path):

@@ -50,7 +50,7 @@ class Checkpoints:
         more: Mapping | None = None,
         say: Callable[[str], None] | None = None,
     ):
-        say = say or _warn
+        self._say = say = say or _warn
         self._model = _by_path("model", model.variables)
         self.step = tf.Variable(0, dtype=tf.int64)
         self.best_nll = tf.Variable(math.inf, dtype=tf.float64)
@@ -74,11 +74,13 @@ class Checkpoints:
         state = self._newest(self._states, self._directory)
         return 0 if state is None else state.step
 
-    def restore(self, memory: Memory) -> Memory | None:
+    def restore(self, memory: Memory, goes_back: bool = False) -> Memory | None:
         """Brings back the last state that is whole, if there is one.
 
         Args:
           memory: one of the shape that was saved.
+          goes_back: whether this run was further. Then states are looked for again, since it is
+            another process that writes them on several machines, and the best loss remains.
 
         Returns:
           The `Memory` before the next step; None if there is no checkpoint yet.
@@ -86,11 +88,18 @@ class Checkpoints:
         Raises:
           CheckpointError: if there are states but none is whole, or it is of another model.
         """
+        if goes_back:
+            self._states.look_again()
+        best = {name: variable.numpy() for name, variable in self._best_figures.items()}
         state = self._newest(self._states, self._directory)
         if state is None:
             return None
         remembered = _named(memory)
         values = _assign({**self._model, **self._others, **remembered}, state)
+        if not goes_back:
+            best = self._best_there(state.step)
+        for name, value in best.items():
+            self._best_figures[name].assign(value)
         tensors = [
             tf.convert_to_tensor(values[name], like.dtype) for name, like in remembered.items()
         ]
@@ -148,6 +157,27 @@ class Checkpoints:
         """Gives the model the weights of one of `best_candidates`."""
         state = next(state for state in self._best.all_whole() if state.step == step)
         _assign({**self._model, **self._best_figures}, state)
+
+    def _best_there(self, step: int) -> dict:
+        """The figures of the best weights that there are, of those up to `step`.
+
+        A state may tell others. A run that was stopped before an evaluation makes it when it goes
+        on, and may be killed before it writes the next state; and weights may be damaged. Those
+        after `step` will be written again.
+        """
+        whole = self._best.all_whole()
+        figures = [{n: s.read()[n] for n in self._best_figures} for s in whole if s.step <= step]
+        if figures:
+            return min(figures, key=lambda one: float(one["best/nll"]))
+        lost = math.isfinite(float(self.best_nll)) and not whole
+        if lost and newest_tensorflow_state(self._best_directory) is None:
+            self._best.begin_anew()
+            self._say(
+                f"warning: the best weights, those of step {int(self.best_step):,}, cannot be read "
+                f"from {self._best_directory}: those of the next evaluation take their place"
+            )
+            return {"best/nll": math.inf, "best/step": 0}
+        return {name: variable.numpy() for name, variable in self._best_figures.items()}
 
     def _newest(self, store: StateStore, directory: str) -> StoredState | TensorFlowState | None:
         return store.newest() or newest_tensorflow_state(directory)

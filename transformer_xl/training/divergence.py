@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,11 +22,12 @@ class DivergenceWatch:
 
     Args:
       config: with `max_bad_steps` and `max_loss_rise`.
+      losses: of the reports before, for a run that goes on.
     """
 
-    def __init__(self, config: TrainConfig):
+    def __init__(self, config: TrainConfig, losses: Sequence[float] = ()):
         self._config = config
-        self._losses = []
+        self._losses = list(losses)[-_WINDOW:]
 
     def check_run(self, bad_run: int, step: int):
         """Refuses a run of steps whose loss or gradients are not finite.

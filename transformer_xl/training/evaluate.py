@@ -91,7 +91,7 @@ class Evaluator:
       jit_compile: whether XLA compiles the steps.
     """
 
-    def __init__(self, model, config, lengths: dict, batches: Callable):
+    def __init__(self, model, config, lengths: dict, batches: Callable, progress=None):
         """Compiles the evaluation step on first use.
 
         Args:
@@ -100,13 +100,14 @@ class Evaluator:
           lengths: of `config.evaluation_lengths`.
           batches: of a split, a batch size and a segment length makes a dataset of (tokens,
             targets, weights).
+          progress: called with the number of segments done, after each.
         """
         self.settings = {
             "batch_size": config.eval_batch_size,
             "segment_length": config.eval_segment_length or config.segment_length,
             **lengths,
         }
-        self.model, self._batches = model, batches
+        self.model, self._batches, self._progress = model, batches, progress
         self.attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
         self.jit_compile = compiles_with_xla(config.jit_compile, drops=False)
         self._step = make_eval_step(model, self.jit_compile, **self.attention)
@@ -129,4 +130,4 @@ class Evaluator:
         batches, memory = self.inputs(split)
         if max_segments:
             batches = batches.take(max_segments)
-        return evaluate(self._step, batches, memory)
+        return evaluate(self._step, batches, memory, self._progress)

@@ -15,6 +15,7 @@ from transformer_xl.training.distribute import Replicas
 from transformer_xl.training.divergence import DivergedError, DivergenceWatch
 from transformer_xl.training.evaluate import EvalResult
 from transformer_xl.training.report import Reporter
+from transformer_xl.training.stop import Stopped
 from transformer_xl.training.train_state import TrainState
 
 _MOST_RETURNS = 3  # to a checkpoint, before a run that diverges stops after all
@@ -44,7 +45,7 @@ def train(
       batches_from: the batches (tokens, targets, weights) from a place in their order on.
       starts_epoch: whether a batch reads the beginning of the streams, so that memory of what
         went before has nothing to do with it.
-      evaluate: scores the validation split.
+      evaluate: scores the validation split; may raise `Stopped`.
       initial_memory: the memory before the first segment, of all rows.
       checkpoints: where the state is kept.
       reporter: what is told.
@@ -62,23 +63,31 @@ def train(
         `divergence.DivergenceWatch`. The checkpoint before is left as it is.
     """
     replicas = replicas or Replicas()
-    watch = DivergenceWatch(config)
     start = replicas.split(initial_memory)
 
-    def restored():
-        memory = checkpoints.restore(initial_memory)
+    def restored(goes_back=False):
+        memory = checkpoints.restore(initial_memory, goes_back)
         return int(checkpoints.step), start if memory is None else replicas.split(memory)
 
-    def validate(step):
+    def watched():
+        # With several processes only the chief knows of reports, and all must decide alike.
+        return DivergenceWatch(config, () if replicas.multi_worker else reporter.losses())
+
+    def validate(step) -> bool:
+        """Whether it was done: a signal may end it."""
         if not replicas.chief:
-            return
+            return True
         before = time.monotonic()
         with state.averaged():
-            result = evaluate()
+            try:
+                result = evaluate()
+            except Stopped:
+                return False
             is_best = checkpoints.save_if_best(step, result.nll)
             if config.eval_steps and step >= config.max_steps and not is_best:
                 checkpoints.save_candidate(step, result.nll)  # see best_choice
         reporter.valid(step, result.nll, is_best, time.monotonic() - before)
+        return True
 
     def save(step, memory):
         if not state.finite():
@@ -88,8 +97,10 @@ def train(
             checkpoints.save(step, everywhere)
 
     def steps_from(step, memory) -> bool:
-        if _due(config.eval_every, step, config) and not reporter.has_validated(step):
-            validate(step)  # the run was stopped between this step and its evaluation
+        # The run was stopped before this step's evaluation, or the best weights were lost.
+        validated = reporter.has_validated(step) and math.isfinite(float(checkpoints.best_nll))
+        if _due(config.eval_every, step, config) and not validated and not validate(step):
+            return False
         left_out = int(state.batches_left_out.numpy())
         pending, started, tokens = [], time.monotonic(), 0
         for batch in batches_from(step + left_out) if step < config.max_steps else ():
@@ -128,9 +139,9 @@ def train(
                     **cluster_report([one.cluster_sums for one in pending]),
                 )
             paused = time.monotonic()
-            if evaluation:
-                validate(step)
-            if checkpoint:
+            if evaluation and not validate(step):
+                stopping = True
+            if checkpoint or stopping:
                 save(step, memory)
             if report:
                 pending, started, tokens = [], time.monotonic(), 0
@@ -144,12 +155,12 @@ def train(
         return True
 
     step, memory = restored()
-    reached, returns = [step], 0
+    reached, returns, watch = [step], 0, watched()
     while True:
         try:
             return steps_from(step, memory)
         except DivergedError as error:
-            step, memory = restored()
+            step, memory = restored(goes_back=True)
             returns += 1
             if config.on_divergence == "stop" or returns > _MOST_RETURNS or step == 0:
                 raise
@@ -157,6 +168,7 @@ def train(
             state.batches_left_out.assign_add(reached[0] + 1 - step)
             state.restart_counts()
             reporter.go_back(step)
+            watch = watched()
             reporter.say(f"{error} Going back to step {step:,}, and on with later batches.")
 
 

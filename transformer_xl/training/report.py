@@ -1,5 +1,6 @@
 """What a run says: lines or a progress bar, metrics.jsonl, TensorBoard events, a plot."""
 
+import gc
 import json
 import math
 import os
@@ -53,7 +54,7 @@ class Reporter:
     def train(self, step, loss, learning_rate, gradient_norm, tokens_per_second, seconds, **more):
         """Reports the training steps since the last report, which took `seconds`.
 
-        `more`: `bad_steps` so far, if any were left out; `loss_scale` in float16; `cluster_loss`
+        `more`: `bad_steps` so far, if any were left out, which is also shown; `loss_scale` in float16; `cluster_loss`
         and `cluster_hit_rate`, see `cluster_losses`.
         """
         self._write(
@@ -77,10 +78,11 @@ class Reporter:
             )
         else:
             left = self._spent / self._steps_timed * (self._max_steps - step)
+            bad = f"  {more['bad_steps']:,} left out" if "bad_steps" in more else ""
             self.say(
                 f"step {step:,}/{self._max_steps:,}  loss {loss:.4f}  perplexity {perplexity:,.1f}"
                 f"  learning rate {learning_rate:.2e}  {tokens_per_second:,.0f} tokens/s"
-                f"  {_duration(left)} left"
+                f"  {_duration(left)} left{bad}"
             )
         self._step_done = step
 
@@ -101,6 +103,10 @@ class Reporter:
         write_atomically(self.metrics_path, text)
         self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115 (see close)
         self._step_done = step
+
+    def losses(self) -> list[float]:
+        """Those of the training reports so far."""
+        return [r["loss"] for r in self.records if r["split"] == "train"]
 
     def train_seconds(self) -> float:
         """The time of all training steps, without evaluations and checkpoints."""
@@ -136,6 +142,9 @@ class Reporter:
         temporary = f"{self.plot_path}.tmp"
         figure.savefig(temporary, dpi=120, format="png")
         os.replace(temporary, self.plot_path)
+        # A figure refers to itself, and Python seldom looks for such things: a megabyte each.
+        del figure, axes, axis
+        gc.collect()
 
     def close(self):
         if self._bar is not None:

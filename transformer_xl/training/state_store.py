@@ -96,6 +96,15 @@ class StateStore:
             self._looked = True
         return self._newest
 
+    def look_again(self):
+        """Forgets what there was, for a process beside the one that writes."""
+        self._newest, self._looked = None, False
+
+    def begin_anew(self):
+        """Has the next state take the place of all that there are, none of which is whole."""
+        self._newest, self._looked = None, True
+        self._unusable = {name for name, _ in self._known()}
+
     def all_whole(self) -> list[StoredState]:
         """The states that are whole, the newest first."""
         return list(self._whole([]))

@@ -3,6 +3,10 @@
 import signal
 
 
+class Stopped(Exception):
+    """What was under way is left undone, for a signal came; it is done when the run goes on."""
+
+
 class StopSignal:
     """Remembers SIGTERM and SIGINT, so that a step ends before the run does."""
 
@@ -22,6 +26,16 @@ class StopSignal:
     def requested(self) -> bool:
         """Whether one came."""
         return self._received
+
+    def check(self, *progress):
+        """Leaves what takes long and can be done again.
+
+        Raises:
+          Stopped: if one came.
+        """
+        del progress
+        if self._received:
+            raise Stopped
 
     def restore(self):
         """Gives the signals back to whoever handled them before."""
