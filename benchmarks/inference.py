@@ -142,7 +142,7 @@ def table(by_task: dict, by_processor: dict) -> str:
     """The rates, and how many times the peer's they are, by the clock and by processor time."""
     lines = [f"{'task':<22} {'':<13} {'tokens/s':>9} {'x peer':>7} {'per CPU s':>10} {'x peer':>7}"]
     for name, rate in by_task.items():
-        for worker, value in rate.items():
+        for worker in rate:
             row = f"{name:<22} {worker:<13}"
             for one, width in ((rate, 9), (by_processor[name], 10)):
                 ratio = f"{one[worker] / one[PEER]:.2f}" if PEER in one else ""

@@ -105,11 +105,12 @@ class Decoder:
         tokens = np.zeros([len(prompts), columns], np.int32)
         for row, prompt in zip(tokens, prompts):
             row[columns - len(prompt) :] = prompt
-        cache = self._model.initial_cache(len(prompts), self._memory_length)
+        cache = self._model.initial_cache(len(prompts), self._memory_length, width)
         for start in range(0, columns, width):
             now = np.clip(lengths - (columns - start - width), 0, width).astype(np.int32)
             segment = tf.constant(tokens[:, start : start + width])
             hidden, cache = self._read(segment, tf.constant(now), cache)
+        cache = cache.for_single_tokens()
         seen = np.zeros([len(prompts), self._vocab_size if self._sampling.penalises else 0], bool)
         if self._sampling.penalises:
             for row, prompt in zip(seen, prompts):

@@ -153,8 +153,7 @@ class TransformerXL(HeadTraining, keras.Model):
         """
         length = self.config.memory_length if memory_length is None else memory_length
         check_lengths(length, -1, False)
-        memory = self.initial_memory(batch_size, length)
-        return cache_lib.cache_of(self, memory, segment_length, clamp_length)
+        return cache_lib.initial(self, batch_size, length, segment_length, clamp_length)
 
     def extend(
         self,
