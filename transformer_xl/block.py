@@ -121,6 +121,7 @@ class FeedForward(keras.layers.Layer):
     Call arguments:
       hidden: `[B, L, D]`.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
+      outer_kernel: `[D, F]`, the second layer's with its sides changed, where that was done before.
 
     Returns:
       `[B, L, D]` in the compute dtype.
@@ -149,10 +150,12 @@ class FeedForward(keras.layers.Layer):
         self.outer_kernel = kernel("outer_kernel", wide, narrow)
         self.outer_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="outer_bias")
 
-    def call(self, hidden, seed=None):
+    def call(self, hidden, seed=None, outer_kernel=None):
         inner = tf.nn.relu(tf.tensordot(hidden, self.inner_kernel, 1) + self.inner_bias)
         inner = dropout(inner, self.dropout, seed, self.site)
-        return tf.tensordot(inner, self.outer_kernel, 1) + self.outer_bias
+        if outer_kernel is None:
+            return tf.tensordot(inner, self.outer_kernel, 1) + self.outer_bias
+        return tf.tensordot(inner, outer_kernel, [[2], [1]]) + self.outer_bias
 
     def get_config(self):
         return {

@@ -109,8 +109,13 @@ def extend(
     same_length: bool | None = None,
     lengths=None,
     outside_xla: bool = False,
+    outer_kernels=None,
 ):
-    """Reads a segment behind what is in the cache; see `TransformerXL.extend`."""
+    """Reads a segment behind what is in the cache; see `TransformerXL.extend`.
+
+    Args:
+      outer_kernels: of `turned_kernels`, or None.
+    """
     config = model.config
     same_length = config.same_length if same_length is None else same_length
     memory_length = cache.length
@@ -123,7 +128,7 @@ def extend(
     else:
         attend, cache = _read_segment(model, cache, segment_length, same_length, lengths)
 
-    keys, values = [], []
+    keys, values, kernels = [], [], iter(outer_kernels or ())
     for block in model.blocks:
         first = block.layer_norm == "pre"
         inputs = block.norm(hidden) if first else hidden
@@ -133,12 +138,21 @@ def extend(
             keys.append(key)
             values.append(value)
         else:
-            outputs = block.inner(inputs)
+            outputs = block.inner(inputs, outer_kernel=next(kernels, None))
         outputs = hidden + outputs
         hidden = outputs if first else block.norm(outputs)
     if model.final_norm is not None:
         hidden = model.final_norm(hidden)
     return hidden, cache._replace(keys=tuple(keys), values=tuple(values))
+
+
+def turned_kernels(model):
+    """The second kernel of each feed-forward block with its sides changed, `[D, F]`.
+
+    A product of one row reads it in half the time: what lies together is F numbers, not D.
+    """
+    inner = [block.inner for block in model.blocks if not block.attends]
+    return tuple(tf.transpose(_cast(one, one.outer_kernel)) for one in inner)
 
 
 def _read_one(cache, same_length, outside_xla):
