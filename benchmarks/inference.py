@@ -53,10 +53,10 @@ TASKS = {
         f"{name}, B = {batch}, M = {memory}": {
             "batch_size": batch,
             "memory_length": memory,
-            "num_tokens": 24,
+            "num_tokens": num_tokens,
             "top_k": top_k,
         }
-        for name, batch, top_k in (("greedy", 1, 0), ("top-k", 8, 40))
+        for name, batch, top_k, num_tokens in (("greedy", 1, 0, 48), ("top-k", 8, 40, 24))
         for memory in (150, 640)
     },
 }
