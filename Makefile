@@ -52,6 +52,7 @@ bench: $(PEERS)/.ready
 	  --keras_adaptive_softmax_python=$(KERAS_ADAPTIVE_SOFTMAX)
 	$(RUN) -m benchmarks.loss_memory --torch_python=$(TORCH)
 	$(RUN) -m benchmarks.training_step --huggingface_python=$(TORCH)
+	$(RUN) -m benchmarks.inference --torch_python=$(TORCH)
 	$(RUN) -m benchmarks.growth
 
 clean:

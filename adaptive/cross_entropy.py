@@ -19,8 +19,7 @@ from .chunk import Sources, add_rows, add_targets, as_sources, present
 from .chunk import chunk as _chunk
 from .hidden_states import check_same_shape
 
-# A chunk's logits take this much: small enough for caches and for memory, large enough for the
-# matrix product to run at speed. See benchmarks/ and decision 0002.
+# A chunk's logits take this much, little beside the gradients (docs/decisions/0002).
 CHUNK_BYTES = 40 * 2**20
 
 
@@ -215,10 +214,9 @@ def _run(
     if chunk_rows is None:
         # XLA has to know a chunk's size before it knows how many rows there are.
         known = rows is None or outside_xla
-        num_columns, width = sources.table.shape
+        count, (num_columns, width) = wanted if known else num_rows, sources.table.shape
         # Each chunk takes a pass over the table's gradient: a quarter of that is not too much.
         logits_bytes = max(CHUNK_BYTES, num_columns * width)
-        count = wanted if known else num_rows
         chunk_rows = rows_per_chunk(count, num_columns, not known, logits_bytes=logits_bytes)
 
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
@@ -268,8 +266,7 @@ def _run(
             # A bound for XLA, which needs one where this is differentiated: second derivatives.
             maximum_iterations=most_chunks - 1,
         )
-    _, nll, *gradients = state
-    return _Result(nll, tuple(gradients))
+    return _Result(state[1], tuple(state[2:]))
 
 
 def rows_per_chunk(

@@ -205,11 +205,12 @@ class SoftmaxHead(keras.layers.Layer):
         """
         return tuple(bounds_of(linear) for linear in self.linears()[1:])
 
-    def predict(self, hidden, bounds=None):
+    def predict(self, hidden, bounds=None, linears=None):
         """The likeliest id; of equally likely ones the lower.
 
         Args:
           hidden: `[..., D]`.
+          bounds, linears: as `sample`.
 
         Returns:
           int32 `[...]`.
@@ -217,7 +218,7 @@ class SoftmaxHead(keras.layers.Layer):
         Raises:
           ValueError: as `log_prob`.
         """
-        return self._search(hidden, 1, shift=True, bounds=bounds).ids[..., 0]
+        return self._search(hidden, 1, shift=True, bounds=bounds, linears=linears).ids[..., 0]
 
     def top_k(self, hidden, k, bounds=None):
         """The k likeliest ids, exactly; a tail is computed only where it can hold one of them.
@@ -237,7 +238,9 @@ class SoftmaxHead(keras.layers.Layer):
             raise ValueError(f"k must be from 1 to {self.clusters.vocab_size}. Received: k={k}.")
         return self._search(hidden, int(k), bounds=bounds)
 
-    def sample(self, hidden, seed, temperature=1.0, top_k=None, top_p=None, bounds=None):
+    def sample(
+        self, hidden, seed, temperature=1.0, top_k=None, top_p=None, bounds=None, linears=None
+    ):
         """Draws an id for each hidden state.
 
         Without temperature and bounds a column of the head is drawn first, and then, where that
@@ -252,6 +255,8 @@ class SoftmaxHead(keras.layers.Layer):
           top_k: draw from the k likeliest ids only; None for all.
           top_p: draw from the fewest ids whose probabilities, at this temperature and within the
             k, add up to p (Holtzman et al., 2020); None for all.
+          bounds: of `tail_bounds`, where they are known; None finds them.
+          linears: the weights where they are laid out for few rows already; None for `linears()`.
 
         Returns:
           int32 `[...]`.
@@ -274,8 +279,8 @@ class SoftmaxHead(keras.layers.Layer):
                 f"Received: shape {seed.shape}, dtype {seed.dtype}."
             )
         if temperature == 0:
-            return self.predict(hidden, bounds)
-        features, linears = flat_features(self, hidden), self.linears()
+            return self.predict(hidden, bounds, linears)
+        features, linears = flat_features(self, hidden), linears or self.linears()
         if seed.shape.rank > 1:
             seed = tf.reshape(seed, [-1, 2])
         settings = (self.clusters, self.id_order, seed, temperature, top_k, top_p, bounds)
@@ -319,9 +324,9 @@ class SoftmaxHead(keras.layers.Layer):
         by_rank = factored.log_prob(flat_features(self, hidden), linears, self.clusters)
         return self._like(hidden, self.id_order.columns_by_id(by_rank))
 
-    def _search(self, hidden, k, shift=False, bounds=None):
+    def _search(self, hidden, k, shift=False, bounds=None, linears=None):
         hidden = self._checked(hidden)
-        features, linears = flat_features(self, hidden), self.linears()
+        features, linears = flat_features(self, hidden), linears or self.linears()
         found = search(features, linears, self.clusters, self.id_order, k, shift, bounds)
         return TopK(*(self._like(hidden, result) for result in found.best))
 

@@ -4,10 +4,10 @@
     python -m benchmarks.growth --quick
 
 From one size, each of the segment length L, the memory length M, the batch B and the vocabulary V
-is doubled, once, twice and so on, while the others stay. For each the median time of a step, the
-peak memory beyond what the process held before the model was built, and the operations that
-`transformer_xl.model_cost` counts, as ratios to the first size. Targets are drawn by Zipf's law,
-and the parts of the vocabulary keep their shares of it.
+is doubled, once, twice and so on, while the others stay; the sizes take their steps in turn. For
+each the median time of a step, the peak memory beyond what the process held before the model was
+built, and the operations that `transformer_xl.model_cost` counts, as ratios to the first size.
+Targets are drawn by Zipf's law, and the parts of the vocabulary keep their shares of it.
 
 Written are `growth.json` and `growth.png`.
 """
@@ -68,11 +68,12 @@ def main(argv=None):
     settings = parser.parse_args(argv)
     cases = sizes(settings)
     method = "ours_xla" if settings.jit_compile else "ours"
+    cases = {name: dataclasses.replace(case, method=method) for name, case in cases.items()}
+    # Each in a process of its own, whose peak is its own; they take turns.
+    measured = measure(cases, dict.fromkeys(cases, sys.executable), settings.repeats)
     found = {}
     for name, case in cases.items():
-        # One after another, each in a process of its own: its peak is its own.
-        case = dataclasses.replace(case, method=method)
-        one = measure({name: case}, {name: sys.executable}, settings.repeats)[name]
+        one = measured[name]
         if one["status"] != "ok":
             sys.exit(f"error: {name}: {one['reason']}")
         found[name] = {

@@ -180,17 +180,15 @@ def test_outside_xla_a_chunk_is_as_large_as_the_rows_ask(chunk_sizes):
 @pytest.mark.parametrize("chunk_rows", [None, 8])
 @pytest.mark.parametrize("count", [0, 3, 11])
 def test_outside_xla_the_numbers_are_the_same(count, chunk_rows):
-    inputs, table, bias, targets, weights = tensors(*draw())
+    *sources, targets, weights = tensors(*draw())
     rows = Rows(tf.range(T - 1, -1, -1), tf.constant(1), tf.constant(count))
 
     @tf.function
     def loss_and_gradients(outside_xla):
-        sources = (inputs, table, bias)
         with tf.GradientTape() as tape:
             tape.watch(sources)
-            found = linear_losses(
-                *sources, targets, weights, rows, chunk_rows, outside_xla=outside_xla
-            )
+            settings = {"chunk_rows": chunk_rows, "outside_xla": outside_xla}
+            found = linear_losses(*sources, targets, weights, rows, **settings)
         return found, tape.gradient(found[0], sources)
 
     found, same = loss_and_gradients(True), loss_and_gradients(False)

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import ModelConfig, TransformerXL, attention, block, model
-from transformer_xl.dropout import dropout
+from transformer_xl.dropout import dropout, relu_dropout
 
 SEED = tf.constant([17, 5])
 CONFIG = ModelConfig(
@@ -162,6 +162,7 @@ def test_every_place_drops_with_a_site_of_its_own(language_model, monkeypatch, t
 
     for module in (attention, block, model):
         monkeypatch.setattr(module, "dropout", record)
+    monkeypatch.setattr(block, "relu_dropout", lambda *arguments: (record(*arguments), None))
     language_model(TOKENS, training=training)
     sites = [site for *_, site in calls]
     assert len(set(sites)) == len(sites)
@@ -169,7 +170,7 @@ def test_every_place_drops_with_a_site_of_its_own(language_model, monkeypatch, t
     one_layer = [
         ((batch, 3, length, keys), 0.2),  # attention weights
         ((batch, length, width), 0.3),  # what attention returns
-        ((batch, length, 11), 0.3),  # inside the feed-forward layer
+        ((batch * length, 11), 0.3),  # inside the feed-forward layer
         ((batch, length, width), 0.3),  # what it returns
     ]
     assert [(shape, rate) for shape, rate, _ in calls] == [
@@ -178,6 +179,29 @@ def test_every_place_drops_with_a_site_of_its_own(language_model, monkeypatch, t
         *one_layer * 2,
         ((batch, length, width), 0.3),  # last hidden state
     ]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_relu_and_dropout_in_one(jit_compile):
+    """As one after the other, with the gradient that they have."""
+    inputs = tf.constant(np.random.default_rng(1).normal(size=[13, 7]), tf.float32)
+    upstream = tf.constant(np.random.default_rng(2).normal(size=[13, 7]), tf.float32)
+
+    @tf.function(jit_compile=jit_compile)
+    def with_gradient(apart):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            if apart:
+                values = dropout(tf.nn.relu(inputs), 0.3, SEED, 5)
+            else:
+                values, scale = relu_dropout(inputs, 0.3, SEED, 5)
+                values *= scale
+        return values, tape.gradient(values, inputs, upstream)
+
+    values, gradient = with_gradient(False)
+    assert 0.1 < np.mean((values == 0) & (inputs > 0)) < 0.2
+    for one, other in zip((values, gradient), with_gradient(True)):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
 
 def test_remembered_states_are_those_that_attention_saw(language_model):

@@ -127,7 +127,6 @@ class Run:
             v.path: v.numpy() for v in (*made.model.variables, *made.optimizer.variables)
         }
 
-
     def evaluated(self):
         return evaluate(machine().eval_step, [batch(100)], self.model.initial_memory(B))
 

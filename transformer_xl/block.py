@@ -122,6 +122,7 @@ class FeedForward(keras.layers.Layer):
     Call arguments:
       hidden: `[B, L, D]`.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
+      outer_kernel: `[D, F]`, the second layer's with its sides changed, where that was done before.
 
     Returns:
       `[B, L, D]` in the compute dtype.
@@ -150,12 +151,15 @@ class FeedForward(keras.layers.Layer):
         self.outer_kernel = kernel("outer_kernel", wide, narrow)
         self.outer_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="outer_bias")
 
-    def call(self, hidden, seed=None):
+    def call(self, hidden, seed=None, outer_kernel=None):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
         inner = tf.nn.bias_add(tf.matmul(rows, self.inner_kernel), self.inner_bias)
         inner, scale = relu_dropout(inner, self.dropout, seed, self.site)
-        outer = tf.matmul(inner, self.outer_kernel)
+        if outer_kernel is None:
+            outer = tf.matmul(inner, self.outer_kernel)
+        else:
+            outer = tf.matmul(inner, outer_kernel, transpose_b=True)
         if scale is not None:
             outer *= scale
         outer = tf.nn.bias_add(outer, self.outer_bias)

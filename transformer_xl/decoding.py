@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from adaptive import row_noise
 from adaptive.sampling import draw_from
-from transformer_xl.cache import Cache
+from transformer_xl.cache import Cache, extend, turned_kernels
 
 # Tokens of prompts that are read at a time.
 _SEGMENT = 512
@@ -64,6 +64,11 @@ class Writing(NamedTuple):
     place: tf.Tensor  # int32 scalar, how many tokens were written
     stopped: tf.Tensor  # bool [B]
     seen: tf.Tensor  # bool [B, V]; [B, 0] where nothing asks
+    # What depends on the weights alone and is made once a text: kernels as products of one row read
+    # them fast, () in XLA, which lays them out itself; and what searches need of the tails.
+    outer_kernels: tuple
+    head_table: tuple
+    tail_bounds: tuple
 
 
 class Decoder:
@@ -88,6 +93,7 @@ class Decoder:
             jit_compile = bool(tf.config.list_physical_devices("GPU"))
         self._jit_compile = jit_compile
         self._read = tf.function(self._read_segment, autograph=False)
+        self._of_weights = tf.function(self._made_of_weights, autograph=False)
         self._write = tf.function(self._write_tokens, autograph=False, jit_compile=jit_compile)
 
     def begin(self, prompts, seeds) -> Writing:
@@ -105,11 +111,12 @@ class Decoder:
         tokens = np.zeros([len(prompts), columns], np.int32)
         for row, prompt in zip(tokens, prompts):
             row[columns - len(prompt) :] = prompt
-        cache = self._model.initial_cache(len(prompts), self._memory_length)
+        cache = self._model.initial_cache(len(prompts), self._memory_length, width)
         for start in range(0, columns, width):
             now = np.clip(lengths - (columns - start - width), 0, width).astype(np.int32)
             segment = tf.constant(tokens[:, start : start + width])
             hidden, cache = self._read(segment, tf.constant(now), cache)
+        cache = cache.for_single_tokens()
         seen = np.zeros([len(prompts), self._vocab_size if self._sampling.penalises else 0], bool)
         if self._sampling.penalises:
             for row, prompt in zip(seen, prompts):
@@ -121,6 +128,7 @@ class Decoder:
             tf.constant(0),
             tf.zeros([len(prompts)], tf.bool),
             tf.constant(seen),
+            *self._of_weights(),
         )
 
     def write(self, state: Writing, num_tokens: int):
@@ -132,6 +140,14 @@ class Decoder:
     def _vocab_size(self):
         return self._model.config.vocab_size
 
+    def _made_of_weights(self):
+        kernels, table = (), ()
+        if not self._jit_compile:
+            kernels = turned_kernels(self._model)
+            first = tf.convert_to_tensor(self._model.head.linears()[0].table)
+            table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
+        return kernels, table, self._model.head.tail_bounds()
+
     def _read_segment(self, tokens, lengths, cache):
         hidden, cache = self._model.extend(tokens, cache, lengths=lengths)
         return hidden[:, -1], cache
@@ -140,7 +156,6 @@ class Decoder:
         """`num_tokens` is the length of `like`, which is there for its shape."""
         batch_size = state.hidden.shape[0]
         filler = self._stop_ids[0] if self._stop_ids else 0
-        bounds = self._model.head.tail_bounds()
         tokens = tf.fill([like.shape[0], batch_size], filler)
 
         def goes_on(i, tokens, state):
@@ -148,16 +163,26 @@ class Decoder:
             return (i < num_tokens) & ~tf.reduce_all(state.stopped)
 
         def body(i, tokens, state):
-            chosen, seen = self._chosen(state, bounds)
+            chosen, seen = self._chosen(state)
             stopped = state.stopped
             if self._stop_ids:
                 chosen = tf.where(stopped, filler, chosen)
                 stopped |= tf.reduce_any(chosen[:, None] == tf.constant(self._stop_ids), -1)
             tokens = tf.tensor_scatter_nd_update(tokens, [[i]], chosen[None])
-            hidden, cache = self._model.extend(
-                chosen[:, None], state.cache, outside_xla=not self._jit_compile
+            hidden, cache = extend(
+                self._model,
+                chosen[:, None],
+                state.cache,
+                outside_xla=not self._jit_compile,
+                outer_kernels=state.outer_kernels,
             )
-            state = Writing(hidden[:, 0], cache, state.seeds, state.place + 1, stopped, seen)
+            state = state._replace(
+                hidden=hidden[:, 0],
+                cache=cache,
+                place=state.place + 1,
+                stopped=stopped,
+                seen=seen,
+            )
             return i + 1, tokens, state
 
         _, tokens, state = tf.while_loop(
@@ -165,13 +190,16 @@ class Decoder:
         )
         return tf.transpose(tokens), state
 
-    def _chosen(self, state, tail_bounds):
+    def _chosen(self, state):
         """The next token of each row, int32 `[B]`, and what was seen then."""
         sampling, head = self._sampling, self._model.head
         seeds = row_noise.fold_in(state.seeds, state.place, 1)
         bounds = (sampling.temperature, sampling.top_k or None, sampling.top_p)
         if not sampling.penalises:
-            return head.sample(state.hidden, seeds, *bounds, tail_bounds), state.seen
+            first, *tails = head.linears()
+            linears = (first._replace(turned=next(iter(state.head_table), None)), *tails)
+            chosen = head.sample(state.hidden, seeds, *bounds, state.tail_bounds, linears)
+            return chosen, state.seen
         log_prob = head.log_prob(state.hidden)
         penalised = log_prob * sampling.repetition_penalty
         log_prob = tf.where(state.seen, penalised, log_prob)

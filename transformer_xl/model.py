@@ -155,8 +155,7 @@ class TransformerXL(HeadTraining, keras.Model):
         """
         length = self.config.memory_length if memory_length is None else memory_length
         check_lengths(length, -1, False)
-        memory = self.initial_memory(batch_size, length)
-        return cache_lib.cache_of(self, memory, segment_length, clamp_length)
+        return cache_lib.initial(self, batch_size, length, segment_length, clamp_length)
 
     def extend(
         self,
@@ -288,18 +287,15 @@ class TransformerXL(HeadTraining, keras.Model):
         """As `loss`, with each target's negative log-likelihood besides, for reports.
 
         Args:
-          tokens, targets, weights, memory, training: as in `loss`.
-          outside_xla: True where XLA surely does not compile the caller, which saves time.
-          **named: `clamp_length`, `same_length`, `embedded`, as in a call.
+          outside_xla: as in the head's `loss`.
+          **named: `clamp_length`, `same_length`, `embedded`, as in a call; the rest as in `loss`.
 
         Returns:
           The triple (nats, float32 scalar; nats of each target, float32 `[B, L]`, without a
           gradient; the next `Memory`).
         """
         hidden, memory = self(tokens, memory, training=training, **named)
-        found = self.head.loss_and_nll(
-            hidden, targets, weights, training=training, outside_xla=outside_xla
-        )
+        found = self.head.loss_and_nll(hidden, targets, weights, training, outside_xla)
         return *found, memory
 
     def log_prob(self, tokens, memory=None, **lengths):

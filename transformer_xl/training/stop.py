@@ -3,7 +3,7 @@
 import signal
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 (it is no error)
     """What was under way is left undone, for a signal came; it is done when the run goes on."""
 
 
