@@ -17,7 +17,7 @@ import tensorflow as tf
 
 from .chunk import Sources, add_rows, add_targets, as_sources, present
 from .chunk import chunk as _chunk
-from .hidden_states import check_same_shape
+from .hidden_states import check_linear, check_same_shape
 
 # A chunk's logits take this much, little beside the gradients (docs/decisions/0002).
 CHUNK_BYTES = 40 * 2**20
@@ -84,7 +84,7 @@ def linear_cross_entropy(
         )
     hidden, table, targets = (tf.convert_to_tensor(one) for one in (hidden, table, targets))
     bias = None if bias is None else tf.convert_to_tensor(bias)
-    _check_shapes(hidden, table, bias, targets)
+    check_linear(hidden, table, bias, targets)
     num_classes, width = table.shape
     if not isinstance(memory_bytes, int) or memory_bytes < 1:
         raise ValueError(f"memory_bytes must be an integer above 0. Received: {memory_bytes!r}.")
@@ -223,6 +223,12 @@ def _run(
         nll, slopes, gradients = _chunk(*sources, targets, weights, smoothing)
         return _Result(nll, add_targets(gradients, sources, targets, slopes, outside_xla))
 
+    # Not a constant, as which TensorFlow would keep arrays of zeros for as long as the graph lives.
+    zero = tf.cast(tf.minimum(wanted, 0), tf.float32)
+
+    def zeros(like):
+        return tf.fill(tf.shape(like), zero)
+
     def body(chunk, nll, *sums):
         position = chunk * chunk_rows + tf.range(chunk_rows)
         real = position < wanted
@@ -231,10 +237,9 @@ def _run(
         else:
             index = tf.gather(rows.order, tf.minimum(rows.start + position, num_rows - 1))
         # Rows past the end repeat another row; what they add is made zero.
-        chunk_weights = None
+        chunk_weights, chunk_smoothing = weights, smoothing
         if weights is not None:
             chunk_weights = tf.where(real, tf.gather(weights, index), 0.0)
-        chunk_smoothing = smoothing
         if smoothing is not None:
             chunk_smoothing = smoothing._replace(target=tf.gather(smoothing.target, index))
         part = sources._replace(inputs=tf.gather(inputs, index))
@@ -243,7 +248,7 @@ def _run(
         nll = tf.tensor_scatter_nd_add(nll, index[:, None], tf.where(real, chunk_nll, 0.0))
         if weights is not None:
             to_inputs, *others = gradients
-            before = sums[0] if sums else tf.zeros(tf.shape(inputs))
+            before = sums[0] if sums else zeros(inputs)
             to_inputs = add_rows(before, index, to_inputs, outside_xla)
             if sums:
                 others = [total + more for total, more in zip(sums[1:], others)]
@@ -252,9 +257,16 @@ def _run(
             sums = add_targets(sums, part, chunk_targets, slopes, outside_xla)
         return chunk + 1, nll, *sums
 
-    # The first chunk apart: its gradients are what the others are added to, where a loop from the
-    # beginning would need zeros as large as the table, and a pass over them.
-    state = body(tf.constant(0), tf.zeros([num_rows]))
+    def first():
+        return body(tf.constant(0), zeros(targets))
+
+    def none():
+        return 1, zeros(targets), *(() if weights is None else map(zeros, present(sources)))
+
+    # The first chunk apart: others are added to its gradients, where a loop from the beginning
+    # would need zeros as large as the table, and a pass over them.
+    some = isinstance(wanted, int) and wanted > 0
+    state = first() if some else tf.cond(wanted > 0, first, none)
     num_chunks = (wanted + chunk_rows - 1) // chunk_rows
     most_chunks = -(-num_rows // chunk_rows)
     if not isinstance(most_chunks, int) or most_chunks > 1:
@@ -294,32 +306,6 @@ def rows_per_chunk(
         # Chunks of one size, as the last one is computed whole.
         rows = -(-num_rows // most_of(1, -(-num_rows // most)))
     return least_of(most, most_of(8, -(-rows // 8) * 8))
-
-
-def _check_shapes(hidden, table, bias, targets):
-    dtypes = [one.dtype for one in (hidden, table, bias) if one is not None]
-    if not all(dtype.is_floating for dtype in dtypes) or not targets.dtype.is_integer:
-        raise ValueError(
-            "hidden, table and bias must be floating, targets integer ids. Received: dtypes "
-            f"{[dtype.name for dtype in dtypes]}, targets {targets.dtype.name}."
-        )
-    if len(table.shape) != 2 or None in table.shape or not len(hidden.shape):
-        raise ValueError(
-            "hidden must be [..., D] and table [V, D], of known sizes. "
-            f"Received: {hidden.shape}, {table.shape}."
-        )
-    num_classes, width = table.shape
-    if hidden.shape[-1] != width:
-        raise ValueError(
-            f"table must be [V, D] with the D of hidden, {hidden.shape[-1]}; a dense layer's "
-            f"kernel is the transpose of that. Received: table {table.shape}."
-        )
-    if bias is not None and bias.shape != (num_classes,):
-        raise ValueError(
-            f"bias must be [{num_classes}], a number for each row of the table. "
-            f"Received: {bias.shape}."
-        )
-    check_same_shape("targets", targets.shape, "hidden without the last axis", hidden.shape[:-1])
 
 
 def _as_gradients(gradients, tensors):

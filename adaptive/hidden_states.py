@@ -102,3 +102,30 @@ def check_same_shape(name, shape, other_name, other):
             f"{name} must have the shape of {other_name}. "
             f"Received: {name} {shape}, {other_name} {other}."
         )
+
+
+def check_linear(hidden, table, bias, targets):
+    """Raises a `ValueError` where the tensors do not fit each other."""
+    dtypes = [one.dtype for one in (hidden, table, bias) if one is not None]
+    if not all(dtype.is_floating for dtype in dtypes) or not targets.dtype.is_integer:
+        raise ValueError(
+            "hidden, table and bias must be floating, targets integer ids. Received: dtypes "
+            f"{[dtype.name for dtype in dtypes]}, targets {targets.dtype.name}."
+        )
+    if len(table.shape) != 2 or None in table.shape or not len(hidden.shape):
+        raise ValueError(
+            "hidden must be [..., D] and table [V, D], of known sizes. "
+            f"Received: {hidden.shape}, {table.shape}."
+        )
+    num_classes, width = table.shape
+    if hidden.shape[-1] != width:
+        raise ValueError(
+            f"table must be [V, D] with the D of hidden, {hidden.shape[-1]}; a dense layer's "
+            f"kernel is the transpose of that. Received: table {table.shape}."
+        )
+    if bias is not None and bias.shape != (num_classes,):
+        raise ValueError(
+            f"bias must be [{num_classes}], a number for each row of the table. "
+            f"Received: {bias.shape}."
+        )
+    check_same_shape("targets", targets.shape, "hidden without the last axis", hidden.shape[:-1])
