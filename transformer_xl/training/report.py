@@ -54,8 +54,8 @@ class Reporter:
     def train(self, step, loss, learning_rate, gradient_norm, tokens_per_second, seconds, **more):
         """Reports the training steps since the last report, which took `seconds`.
 
-        `more`: `bad_steps` so far, if any were left out, which is also shown; `loss_scale` in float16; `cluster_loss`
-        and `cluster_hit_rate`, see `cluster_losses`.
+        `more`: `bad_steps` so far, if any were left out, which is also shown; `loss_scale` in
+        float16; `cluster_loss` and `cluster_hit_rate`, see `cluster_losses`.
         """
         self._write(
             step,
