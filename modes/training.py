@@ -28,7 +28,7 @@ from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.profile import Profiled, profile_range
 from transformer_xl.training.report import Reporter, results_table
 from transformer_xl.training.steps import make_train_step
-from transformer_xl.training.stop import Stopped, StopSignal
+from transformer_xl.training.stop import StoppedError, StopSignal
 from transformer_xl.training.train_state import TrainState
 from transformer_xl.training.workdir import (
     RunRecord,
@@ -174,7 +174,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model,
     if done and replicas.chief:
         try:
             _results(directory, config, checkpoints, evaluator, reporter, data, model)
-        except Stopped:
+        except StoppedError:
             done = False
     if not done:
         fail("stopped by a signal; the state is saved: start again to go on", STOPPED)

@@ -17,7 +17,7 @@ from transformer_xl.training.loop import train
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.report import Reporter, results_table
 from transformer_xl.training.steps import make_eval_step, make_train_step
-from transformer_xl.training.stop import Stopped
+from transformer_xl.training.stop import StoppedError
 from transformer_xl.training.train_state import TrainState
 
 B, L, V, EPOCH = 3, 5, 37, 4
@@ -173,7 +173,7 @@ def test_stopped_and_started_again_is_bit_for_bit_the_same(whole, tmp_path, stop
 
 def test_a_signal_ends_an_evaluation_which_is_made_when_the_run_goes_on(whole, tmp_path):
     def stopped():
-        raise Stopped
+        raise StoppedError
 
     first = Run(tmp_path, evaluate=stopped)
     assert not first.done

@@ -15,7 +15,7 @@ from transformer_xl.training.distribute import Replicas
 from transformer_xl.training.divergence import DivergedError, DivergenceWatch
 from transformer_xl.training.evaluate import EvalResult
 from transformer_xl.training.report import Reporter
-from transformer_xl.training.stop import Stopped
+from transformer_xl.training.stop import StoppedError
 from transformer_xl.training.train_state import TrainState
 
 _MOST_RETURNS = 3  # to a checkpoint, before a run that diverges stops after all
@@ -45,7 +45,7 @@ def train(
       batches_from: the batches (tokens, targets, weights) from a place in their order on.
       starts_epoch: whether a batch reads the beginning of the streams, so that memory of what
         went before has nothing to do with it.
-      evaluate: scores the validation split; may raise `Stopped`.
+      evaluate: scores the validation split; may raise `StoppedError`.
       initial_memory: the memory before the first segment, of all rows.
       checkpoints: where the state is kept.
       reporter: what is told.
@@ -81,7 +81,7 @@ def train(
         with state.averaged():
             try:
                 result = evaluate()
-            except Stopped:
+            except StoppedError:
                 return False
             is_best = checkpoints.save_if_best(step, result.nll)
             if config.eval_steps and step >= config.max_steps and not is_best:

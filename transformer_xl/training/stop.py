@@ -3,7 +3,7 @@
 import signal
 
 
-class Stopped(Exception):  # noqa: N818 (it is no error)
+class StoppedError(Exception):
     """What was under way is left undone, for a signal came; it is done when the run goes on."""
 
 
@@ -31,11 +31,11 @@ class StopSignal:
         """Leaves what takes long and can be done again.
 
         Raises:
-          Stopped: if one came.
+          StoppedError: if one came.
         """
         del progress
         if self._received:
-            raise Stopped
+            raise StoppedError
 
     def restore(self):
         """Gives the signals back to whoever handled them before."""
