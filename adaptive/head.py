@@ -20,7 +20,8 @@ from .hidden_states import (
 )
 from .id_order import IdOrder
 from .sampling import draw
-from .search import TopK, bounds_of, search
+from .search import TopK, search
+from .tail_bounds import bounds_of
 from .tail_share import TailShare
 
 
