@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
+from transformer_xl.attention import attention_weights
 from transformer_xl.config import check_lengths
 from transformer_xl.memory import Memory
 from transformer_xl.positions import relative_shift
@@ -318,10 +319,7 @@ def _queries(attention, inputs_BLD):
 
 def _mixed(attention, scores_BHLS, visible, values_BHSK):
     """The values, mixed by the softmax of the scores, and projected: `[B, L, D]`."""
-    # Float32, since the sum over many keys decides probabilities.
-    scores_BHLS = tf.cast(scores_BHLS, tf.float32)
-    scores_BHLS = tf.where(visible, scores_BHLS, tf.constant(-1e30))
-    weights_BHLS = tf.cast(tf.nn.softmax(scores_BHLS), values_BHSK.dtype)
+    weights_BHLS = attention_weights(scores_BHLS, visible)
     context_BLHK = tf.transpose(tf.matmul(weights_BHLS, values_BHSK), [0, 2, 1, 3])
     _, length, heads, size = shape_of(context_BLHK)
     context_BLI = tf.reshape(context_BLHK, [-1, length, heads * size])
