@@ -114,7 +114,15 @@ def linear_cross_entropy(
 
 
 def linear_nll(
-    inputs, table, bias, targets, rows=None, chunk_rows=None, smoothing=None, columns=None
+    inputs,
+    table,
+    bias,
+    targets,
+    rows=None,
+    chunk_rows=None,
+    smoothing=None,
+    columns=None,
+    outside_xla=False,
 ):
     """The negative log-likelihood of each row's target; right for any upstream gradient.
 
@@ -131,12 +139,14 @@ def linear_nll(
       smoothing: the `Smoothing` of the labels; None for one-hot labels. The loss of a row is then
         the cross-entropy with its label, `sum(label * -log_softmax)`.
       columns: the `Columns` V to V + m - 1 of the same softmax; None for none.
+      outside_xla: True where XLA surely does not compile the caller: chunks are then of the size
+        that the rows ask for, which is known only at run time.
 
     Returns:
       float32 `[T]`.
     """
     sources = Sources(inputs, table, bias, columns)
-    settings = (rows, chunk_rows, smoothing)
+    settings = (rows, chunk_rows, smoothing, outside_xla)
 
     @tf.custom_gradient
     def nll_of(*tensors):
@@ -175,9 +185,7 @@ def linear_losses(
 ):
     """The pair of `linear_loss` and what it sums: each row's loss, float32 `[T]`, for reports.
 
-    With `outside_xla`, where XLA surely does not
-    compile the caller, chunks are of the size that the rows ask for, which is known only at run
-    time, and labels are subtracted in place.
+    With `outside_xla` labels are subtracted in place, too.
     """
     sources = Sources(inputs, table, bias, columns)
     (weights,) = _unwatched(weights)
@@ -217,7 +225,11 @@ def _run(
         count, (num_columns, width) = wanted if known else num_rows, sources.table.shape
         # Each chunk takes a pass over the table's gradient: a quarter of that is not too much.
         logits_bytes = max(CHUNK_BYTES, num_columns * width)
-        chunk_rows = rows_per_chunk(count, num_columns, not known, logits_bytes=logits_bytes)
+        # Losses alone leave no gradient to pass over, so that few rows need no large chunk.
+        least = 16 if weights is None else 64
+        chunk_rows = rows_per_chunk(
+            count, num_columns, not known, least=least, logits_bytes=logits_bytes
+        )
 
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
         nll, slopes, gradients = _chunk(*sources, targets, weights, smoothing)

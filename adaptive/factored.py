@@ -69,20 +69,25 @@ def all_projected_inputs(features, linears: tuple[Linear, ...]) -> list:
 def logits_of(features, linear: Linear):
     """A cluster's logits, float32 `[T, size]`, and the tails' columns, `[T, C - 1]` or None."""
     inputs = projected_inputs(features, linear)
-
-    def logits(table, bias, turned=None):
-        if turned is None:
-            products = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
-        else:
-            products = tf.matmul(inputs, tf.cast(turned, inputs.dtype))
-        products = tf.cast(products, tf.float32)
-        return products if bias is None else products + tf.cast(bias, tf.float32)
-
-    words = logits(linear.table, linear.bias, linear.turned)
     # Apart, since to put them together would copy the head's whole table or all its logits.
-    has_columns = linear.column_table is not None
-    columns = logits(linear.column_table, linear.column_bias) if has_columns else None
-    return words, columns
+    words = _logits(inputs, linear.table, linear.bias, linear.turned)
+    return words, logits_of_columns(inputs, linear)
+
+
+def logits_of_columns(inputs, linear: Linear):
+    """The tails' columns, float32 `[T, C - 1]`, of projected inputs; None if there are none."""
+    if linear.column_table is None:
+        return None
+    return _logits(inputs, linear.column_table, linear.column_bias)
+
+
+def _logits(inputs, table, bias, turned=None):
+    if turned is None:
+        products = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
+    else:
+        products = tf.matmul(inputs, tf.cast(turned, inputs.dtype))
+    products = tf.cast(products, tf.float32)
+    return products if bias is None else products + tf.cast(bias, tf.float32)
 
 
 def normaliser(words, columns):

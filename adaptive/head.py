@@ -20,7 +20,8 @@ from .hidden_states import (
 )
 from .id_order import IdOrder
 from .sampling import draw
-from .search import TopK, bounds_of, search
+from .search import TopK, search
+from .tail_bounds import bounds_of
 from .tail_share import TailShare
 
 
@@ -109,7 +110,7 @@ class SoftmaxHead(keras.layers.Layer):
         """
         return self._log_prob(self._checked(hidden), self.linears())
 
-    def nll(self, hidden, targets, training=None):
+    def nll(self, hidden, targets, training=None, outside_xla=False):
         """The negative log-likelihood of each target, in the order of the input.
 
         Right for any upstream gradient; the backward pass computes the logits a second time. Of
@@ -120,6 +121,7 @@ class SoftmaxHead(keras.layers.Layer):
           targets: int `[...]`, ids from 0 to V - 1, or `ignore_index`, which costs 0.
           training: True for the loss that training minimises, where that is another one: with
             label smoothing, or with sampling.
+          outside_xla: as in `loss`.
 
         Returns:
           float32 `[...]`.
@@ -129,7 +131,7 @@ class SoftmaxHead(keras.layers.Layer):
             Compiled code cannot raise: there such an id's loss and all gradients are NaN.
         """
         features, _, ranks, ignored, shape = examples(self, self._checked(hidden), targets)
-        nll = self._nll(features, ranks, training)
+        nll = self._nll(features, ranks, training, outside_xla)
         if ignored is not None:
             nll = tf.where(ignored, 0.0, nll)
         return tf.reshape(nll, shape)
@@ -293,12 +295,13 @@ class SoftmaxHead(keras.layers.Layer):
             "ignore_index": self.ignore_index,
         }
 
-    def _nll(self, features, ranks, training):
+    def _nll(self, features, ranks, training, outside_xla=False):
         nll = tf.zeros(tf.shape(ranks))
-        for *arguments, smoothing, columns in self._parts(features, ranks, training):
+        for *arguments, rows, smoothing, columns in self._parts(features, ranks, training):
+            kind = {"rows": rows, "smoothing": smoothing, "columns": columns}
             # One after another: at the same time each would need the memory of its chunks.
             with tf.control_dependencies([nll]):
-                nll += linear_nll(*arguments, smoothing=smoothing, columns=columns)
+                nll += linear_nll(*arguments, **kind, outside_xla=outside_xla)
         return nll
 
     def _loss(self, features, ranks, weights, training, outside_xla=False):
@@ -310,7 +313,7 @@ class SoftmaxHead(keras.layers.Layer):
                 if training:
                     loss, nll = linear_losses(*arguments, weights, **kind, outside_xla=outside_xla)
                 else:
-                    nll = linear_nll(*arguments, **kind)
+                    nll = linear_nll(*arguments, **kind, outside_xla=outside_xla)
                     loss = tf.reduce_sum(weights * nll)
                 total += loss
                 each += nll

@@ -170,9 +170,9 @@ class SampledSoftmax(SoftmaxHead):
         excess = tf.gather(log_q, ids) - values[-1]
         return ids, tf.math.log(-tf.math.expm1(-tf.exp(excess)))
 
-    def _nll(self, features, ranks, training):
+    def _nll(self, features, ranks, training, outside_xla=False):
         if not training:
-            return super()._nll(features, ranks, training)
+            return super()._nll(features, ranks, training, outside_xla)
         sample, log_inclusion = self.draw_sample()
         ids = tf.concat([ranks, sample], 0)
         # One look at the table, so that its gradient has each row once.
@@ -191,7 +191,7 @@ class SampledSoftmax(SoftmaxHead):
     def _loss(self, features, ranks, weights, training, outside_xla=False):
         if not training:
             return super()._loss(features, ranks, weights, training)
-        nll = self._nll(features, ranks, training)
+        nll = self._nll(features, ranks, training, outside_xla)
         return tf.reduce_sum(weights * nll), nll
 
     def save_own_variables(self, store):

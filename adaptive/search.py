@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from .clusters import Clusters
 from .cross_entropy import rows_per_chunk
-from .factored import Linear, logits_of, normaliser, projected_inputs
+from .factored import Linear, logits_of, logits_of_columns, normaliser, projected_inputs
 from .id_order import IdOrder
+from .tail_bounds import TailBounds, bound_by_norm, bound_by_products
 
 # Tables of at most so many columns.
 _NARROW = 32
@@ -22,14 +23,6 @@ class TopK(NamedTuple):
 
     log_probabilities: tf.Tensor  # float32 [..., k]
     ids: tf.Tensor  # int32 [..., k]
-
-
-class TailBounds(NamedTuple):
-    """What bounds the words of a tail and depends on its weights alone."""
-
-    longest: tf.Tensor  # float32 scalar, the longest row of the table, squared
-    mean: tf.Tensor  # float32 [E, 1], the rows' mean, weighted with softmax(bias)
-    log_weight: tf.Tensor  # float32 scalar, the logarithm of the largest of these weights
 
 
 class Found(NamedTuple):
@@ -54,7 +47,7 @@ def search(
 
     The head is computed for all tokens. A tail's column is an upper bound of its words, so its
     logits are computed where the column exceeds the k-th best so far; from the largest of them
-    follows a closer bound (`_bound`), and only where that exceeds it too are the tail's words
+    follows a closer bound (`tail_bounds`), and only where that exceeds it too are the tail's words
     normalised and compared.
 
     Args:
@@ -68,16 +61,19 @@ def search(
       bounds: of each tail, where they are known already.
     """
 
-    def of_weights(i):
-        return bounds_of(linears[i]) if bounds is None else bounds[i - 1]
-
     shortlist = clusters.shortlist
     # Where ids are not ranks, or places are empty, a tie is not decided by position alone.
     by_id = order.ids is not None or k > shortlist
+    # Where neither a normaliser nor `top_k` needs a token's logits in one row.
+    words_first = shift and k == 1 and order.ids is None and linears[0].turned is None
 
     def head(index, _start, *_state):
-        words, columns = logits_of(tf.gather(features, index), linears[0])
-        values, ids = _top(words, k, clusters, order, 0)
+        rows = tf.gather(features, index)
+        if words_first:
+            values, ids, columns = _likeliest(rows, linears[0])
+        else:
+            words, columns = logits_of(rows, linears[0])
+            values, ids = _top(words, k, clusters, order, 0)
         if not shift:
             below = normaliser(words, columns)
             values, columns = values - below, None if columns is None else columns - below
@@ -103,16 +99,15 @@ def search(
     def closer_bound(i, column):
         """Of tail i's words, `[T]`, and for how many tokens it took the tail's logits."""
         linear, size = linears[i], clusters.sizes[i]
+        of_weights = None if bounds is None else bounds[i - 1]
 
         def by_norm():
-            return column + _bound(projected_inputs(features, linear), linear, of_weights(i), True)
+            return column + bound_by_norm(projected_inputs(features, linear), linear, of_weights)
 
         def by_products():
-            weights = of_weights(i)
-
             def compute(index, _start, bound):
                 inputs = projected_inputs(tf.gather(features, index), linear)
-                return [bound + _bound(inputs, linear, weights)]
+                return [bound + bound_by_products(inputs, linear, of_weights)]
 
             return compute
 
@@ -152,49 +147,6 @@ def search(
         rows = tuple((count, of) for (_, count), of in zip(closer, tf.unstack(compared)))
     # An empty place is left only where hidden states are NaN.
     return Found(TopK(values, tf.minimum(ids, clusters.vocab_size - 1)), rows)
-
-
-def bounds_of(linear: Linear) -> TailBounds:
-    """A tail's `TailBounds`; takes a pass over its table."""
-    table = tf.cast(tf.convert_to_tensor(linear.table), tf.float32)
-    bias = tf.zeros(table.shape[:1]) if linear.bias is None else tf.cast(linear.bias, tf.float32)
-    weights = tf.nn.softmax(bias)
-    return TailBounds(
-        tf.reduce_max(tf.reduce_sum(tf.square(table), -1)),
-        tf.matmul(table, weights[:, None], transpose_a=True),
-        # That is `max(bias) - logsumexp(bias)`.
-        tf.math.log(tf.reduce_max(weights)),
-    )
-
-
-def _bound(inputs, linear: Linear, of_weights: TailBounds, by_norm=False):
-    """At least the log-probability, inside a tail, of its likeliest word; float32 `[T]`.
-
-    That is `max(x + b) - logsumexp(x + b)` of the products `x = table @ input` and the biases `b`.
-    The first is at most `max(x) + max(b)`; the second, with weights `softmax(b)`, at least
-    `logsumexp(b) + sum(softmax(b) * x)` by Jensen's inequality. So no exponential of a logit is
-    computed, and no pass over the logits is made but the one for their maximum.
-
-    Args:
-      inputs: `[T, E]`.
-      linear: the tail's weights.
-      of_weights: its `TailBounds`.
-      by_norm: whether `max(x)` is bounded in its turn, by the longest row of the table times the
-        input's length: no product at all, and less close.
-    """
-    table, inputs_f32 = tf.convert_to_tensor(linear.table), tf.cast(inputs, tf.float32)
-    if by_norm:
-        largest = tf.sqrt(of_weights.longest * tf.reduce_sum(tf.square(inputs_f32), -1))
-    else:
-        # A product of few tokens with a large table is faster this way round, table first.
-        products = tf.matmul(tf.cast(table, inputs.dtype), inputs, transpose_b=True)
-        largest = tf.cast(tf.reduce_max(products, 0), tf.float32)
-    middle = tf.matmul(inputs_f32, of_weights.mean)[:, 0]
-    bound = largest + of_weights.log_weight - middle
-    # Room for rounding, of the logits too, whose products are made again where they are compared.
-    bound += 0.01 + (1e-4 if inputs.dtype == tf.float32 else 0.02) * tf.abs(largest)
-    # Infinite weights make this NaN, which bounds nothing.
-    return tf.where(bound < 0, bound, 0.0)
 
 
 def _where(wanted, compute_of, state, num_columns: int):
@@ -256,12 +208,38 @@ def _largest(words):
     By blocks: maxima are vectorised, places are not.
     """
     num_columns = words.shape[1]
-    width = max(width for width in range(1, 129) if num_columns % width == 0)
+    width = _block_width(num_columns)
     blocks = tf.reshape(words, [-1, num_columns // width, width])
     block = tf.argmax(tf.reduce_max(blocks, -1), -1, output_type=tf.int32)
     block_of_row = tf.gather(blocks, block, batch_dims=1)
     place = tf.argmax(block_of_row, -1, output_type=tf.int32)
     return tf.reduce_max(block_of_row, -1, keepdims=True), (block * width + place)[:, None]
+
+
+def _likeliest(features, linear: Linear):
+    """As `_largest` of the logits, and the columns, as `logits_of`.
+
+    The logits are `[size, T]`: a product of some tokens with a large table is faster this way
+    round, table first.
+    """
+    inputs = projected_inputs(features, linear)
+    table = tf.cast(linear.table, inputs.dtype)
+    words = tf.cast(tf.matmul(table, inputs, transpose_b=True), tf.float32)
+    if linear.bias is not None:
+        words += tf.cast(linear.bias, tf.float32)[:, None]
+    width, num_tokens = _block_width(words.shape[0]), tf.shape(words)[1]
+    maxima = tf.reduce_max(tf.reshape(words, [-1, width, num_tokens]), 1)
+    first = tf.argmax(maxima, 0, output_type=tf.int32)[:, None] * width
+    # The block of each token, flat: `[T, width]`.
+    index = (first + tf.range(width)) * num_tokens + tf.range(num_tokens)[:, None]
+    block_of_token = tf.gather(tf.reshape(words, [-1]), index)
+    place = tf.argmax(block_of_token, -1, output_type=tf.int32)[:, None]
+    values = tf.reduce_max(block_of_token, -1, keepdims=True)
+    return values, first + place, logits_of_columns(inputs, linear)
+
+
+def _block_width(size: int) -> int:
+    return max(width for width in range(1, 129) if size % width == 0)
 
 
 def _merge(values, ids, more, more_ids, k, by_id):

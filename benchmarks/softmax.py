@@ -35,7 +35,14 @@ import time
 
 import numpy as np
 
-from benchmarks.softmax_methods import OURS, PEERS, Case, cpu_name, zipf_probabilities
+from benchmarks.softmax_methods import (
+    OURS,
+    PEERS,
+    TORCH_BFLOAT16,
+    Case,
+    cpu_name,
+    zipf_probabilities,
+)
 from benchmarks.softmax_plot import draw
 from benchmarks.softmax_processes import measure_cell
 from benchmarks.softmax_table import format_cell, format_highlight, ratio
@@ -89,8 +96,13 @@ def parse(argv) -> argparse.Namespace:
     )
     add("--div_val", type=int, default=4)
     add("--num_sampled", type=int, help="classes that SampledSoftmax samples")
-    add("--methods", default=",".join(OURS + PEERS), help="comma-separated; default: all")
-    add("--dtype", choices=["float32", "bfloat16"], default="float32", help="bfloat16 is mixed")
+    add("--methods", default=",".join(OURS + PEERS), help="comma-separated; default: these")
+    add(
+        "--dtype",
+        choices=["float32", "bfloat16"],
+        default="float32",
+        help="bfloat16 is mixed; the method torch_bfloat16 has weights in it, too",
+    )
     add("--jit_compile", action="store_true", help="XLA for all but torch")
     add("--threads", type=int, default=os.cpu_count(), help="of every method; default: all cores")
     add("--repeats", type=int, help="how often everything is measured")
@@ -107,9 +119,10 @@ def parse(argv) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
 
     arguments.methods = arguments.methods.split(",")
-    unknown = set(arguments.methods) - {*OURS, *PEERS}
+    known = [*OURS, *PEERS, TORCH_BFLOAT16]
+    unknown = set(arguments.methods) - set(known)
     if unknown:
-        parser.error(f"--methods: {sorted(unknown)} are not among {[*OURS, *PEERS]}")
+        parser.error(f"--methods: {sorted(unknown)} are not among {known}")
     if arguments.cutoffs != "optimal":
         arguments.cutoffs = _numbers(arguments.cutoffs)
     for peer in PEERS:
@@ -166,7 +179,8 @@ def run_cell(vocab_size: int, tokens: int, settings) -> dict:
         for name in settings.methods
     }
     pythons = {
-        name: getattr(settings, f"{name}_python", sys.executable) for name in settings.methods
+        name: getattr(settings, f"{name.removesuffix('_bfloat16')}_python", sys.executable)
+        for name in settings.methods
     }
     edges = [0, *cutoffs, vocab_size]
     shares = np.cumsum([0.0, *zipf_probabilities(vocab_size, settings.zipf_exponent)])[edges]

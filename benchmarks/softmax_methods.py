@@ -16,6 +16,8 @@ import numpy as np
 
 OURS = ("full", "chunked", "adaptive", "sampled")
 PEERS = ("torch", "keras_adaptive_softmax")
+# With weights and hidden states in bfloat16: beside ours in mixed precision, where asked for.
+TORCH_BFLOAT16 = "torch_bfloat16"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,7 @@ def load(case: Case) -> Callable:
     Raises:
       ImportError: if the library is not there.
     """
-    if case.method == "torch":
+    if case.method in ("torch", TORCH_BFLOAT16):
         import torch
 
         torch.set_num_threads(case.threads)
@@ -304,10 +306,11 @@ def _torch(case: Case) -> Method:
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
+    dtype = torch.bfloat16 if case.method == TORCH_BFLOAT16 else torch.float32
     layer = torch.nn.AdaptiveLogSoftmaxWithLoss(
         case.hidden_dim, case.vocab_size, list(case.cutoffs), div_value=float(case.div_val)
-    ).to(device)
-    states = torch.from_numpy(hidden_states(case)).to(device).requires_grad_()
+    ).to(device, dtype)
+    states = torch.from_numpy(hidden_states(case)).to(device, dtype).requires_grad_()
     weights = list(layer.parameters())
 
     def on_device(targets):

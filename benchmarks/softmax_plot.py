@@ -13,6 +13,7 @@ COLOURS = {
     "adaptive": "#0072B2",
     "sampled": "#009E73",
     "torch": "#D55E00",
+    "torch_bfloat16": "#F0E442",
     "keras_adaptive_softmax": "#CC79A7",
 }
 LABELS = {
@@ -21,9 +22,10 @@ LABELS = {
     "adaptive": "ours, AdaptiveSoftmax",
     "sampled": "ours, sampled (estimate)",
     "torch": "torch, adaptive",
+    "torch_bfloat16": "torch, adaptive, bfloat16",
     "keras_adaptive_softmax": "keras-adaptive-softmax",
 }
-MARKERS = {"torch": "s", "keras_adaptive_softmax": "s"}
+MARKERS = {"torch": "s", "torch_bfloat16": "s", "keras_adaptive_softmax": "s"}
 OURS = "adaptive"
 TEXT = 10.5
 LABEL_GAP = 0.07  # of the height of a panel

@@ -6,6 +6,7 @@ NAMES = {
     "adaptive": "AdaptiveSoftmax",
     "sampled": "SampledSoftmax (estimate)",
     "torch": "torch, adaptive",
+    "torch_bfloat16": "torch, adaptive, bfloat16",
     "keras_adaptive_softmax": "keras-adaptive-softmax",
 }
 COLUMNS = ("forward", "backward", "forward + backward", "speed-up", "peak memory", "loss")

@@ -45,7 +45,7 @@ def set_up():
         step = make_explore_step(
             model,
             min(_CANDIDATES, vocabulary.size),
-            compiles_with_xla(config.jit_compile, drops=False),
+            compiles_with_xla(config.jit_compile),
             **attention,
         )
         memory = model.initial_memory(1, lengths["memory_length"])

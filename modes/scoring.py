@@ -83,7 +83,7 @@ class LineScorer:
     def __init__(self, model, vocabulary, config, lengths: dict, in_context: bool):
         self._vocabulary = vocabulary
         attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
-        jit_compile = compiles_with_xla(config.jit_compile, drops=False)
+        jit_compile = compiles_with_xla(config.jit_compile)
         rows = 1 if in_context else config.eval_batch_size
         self._score = score_in_context if in_context else score_alone
         self._arguments = {

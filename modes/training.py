@@ -107,7 +107,7 @@ def _dry_run(model_config, config, eval_lengths, data, segments, model):
     keras.utils.set_random_seed(config.seed)
     if model is None:
         model = TransformerXL(model_config, **model_settings(config))
-    jit_compile = compiles_with_xla(config.jit_compile, model.drops)
+    jit_compile = compiles_with_xla(config.jit_compile, not model.drops)
     train_step = make_train_step(
         model,
         make_optimizer(config),
@@ -127,7 +127,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model,
         if model is None:
             model = TransformerXL(model_config, **model_settings(config))
         optimizer = make_optimizer(config)
-        jit_compile = compiles_with_xla(config.jit_compile, model.drops)
+        jit_compile = compiles_with_xla(config.jit_compile, not model.drops)
         state = _train_state(model, config)
         train_step = make_train_step(
             model, optimizer, config.clip_norm, jit_compile, config.accumulate_steps, state

@@ -34,6 +34,7 @@ def train_reports(workdir):
     return [report for report in map(json.loads, lines) if report["split"] == "train"]
 
 
+@pytest.mark.slow
 def test_one_is_left_out_and_counted(text, tmp_path, capsys, poisoned):  # noqa: F811
     poisoned({5})
     assert run(*SMALL, *LONG, f"--data_dir={text}", f"--workdir={tmp_path}/run") == 0

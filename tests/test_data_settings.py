@@ -25,14 +25,14 @@ TINY += ["--max_steps=2", "--eval_steps=1"]
     ("arguments", "kind"),
     [
         pytest.param(["--vocabulary=character", "--cutoffs="], "character", marks=pytest.mark.slow),
-        (["--vocabulary=byte", "--cutoffs=auto"], "byte"),
+        pytest.param(["--vocabulary=byte", "--cutoffs=auto"], "byte", marks=pytest.mark.slow),
         (["--vocabulary=sentencepiece", "--vocabulary_size=276", "--cutoffs=9"], "sentencepiece"),
         pytest.param(
             ["--lowercase", "--cutoffs=auto", "--variable_length", "--roll_streams"],
             "word",
             marks=pytest.mark.slow,
         ),
-        (["--vocabulary=word", "--reset_memory"], "word"),
+        pytest.param(["--vocabulary=word", "--reset_memory"], "word", marks=pytest.mark.slow),
     ],
 )
 def test_every_vocabulary_is_trained_and_writes_text(text, tmp_path, capsys, arguments, kind):  # noqa: F811

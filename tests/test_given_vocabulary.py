@@ -111,6 +111,7 @@ def test_preparing_ahead_of_time_for_given_weights(tmp_path, capsys):
     assert load_vocabulary(tmp_path / "run" / "vocabulary").tokens == tuple(words)
 
 
+@pytest.mark.slow
 def test_a_run_over_characters_scores_lines_and_is_evaluated_on_other_text(tmp_path, capsys):
     (tmp_path / "text.txt").write_text("Ann\tsees Bob\n" * 200)
     few = [a for a in SMALL if not a.startswith(("--vocabulary_min", "--cutoffs", "--max_steps"))]

@@ -132,6 +132,7 @@ def test_training_goes_on_from_the_weights(trained, evaluated, weights):
     assert here["nll"] == pytest.approx(there["nll"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_from_weights_is_a_run_like_any_other(trained, text, weights, capsys):
     # Its flags repeat it, it goes on, it writes text.
     assert f"--init_from={weights}" in (trained / "flags.txt").read_text()

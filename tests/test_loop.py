@@ -158,7 +158,10 @@ def test_a_run_reports_evaluates_and_ends(whole):
     assert list((directory / "tensorboard").glob("events*"))
 
 
-@pytest.mark.parametrize("stop_after", [1, 4, 5, 6])
+@pytest.mark.parametrize(
+    "stop_after",
+    [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(5, marks=pytest.mark.slow), 6],
+)
 def test_stopped_and_started_again_is_bit_for_bit_the_same(whole, tmp_path, stop_after):
     """Dropout, memory, moments, schedule and data go on where they were; 4 is an evaluation's."""
     first = Run(tmp_path, stop_after=stop_after)

@@ -72,7 +72,8 @@ def losses_and_gradients(model, jit_compile):
 
 
 @pytest.mark.parametrize(
-    ("changes", "jit_compile"), [({}, None), ({}, False), (PRE, False), (SMALL, True)]
+    ("changes", "jit_compile"),
+    [({}, None), ({}, False), (PRE, False), pytest.param(SMALL, True, marks=pytest.mark.slow)],
 )
 def test_the_same_losses_gradients_and_masks(changes, jit_compile):
     kept, again = (losses_and_gradients(model, jit_compile) for model in pair(**changes))

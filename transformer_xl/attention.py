@@ -56,6 +56,23 @@ class PositionBiases(keras.layers.Layer):
         }
 
 
+def attention_weights(scores_BHLS, visible):
+    """The softmax of scores over the keys that are visible, in the dtype of the scores.
+
+    Args:
+      scores_BHLS: `[B, H, L, S]`.
+      visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is.
+
+    Returns:
+      `[B, H, L, S]`; 0 where not visible.
+    """
+    # A sum and not a choice, which would need another array and, in the backward pass, another.
+    unseen = tf.where(visible, 0.0, -1e30)
+    # Float32, since the sum over many keys decides probabilities.
+    weights = tf.nn.softmax(tf.cast(scores_BHLS, tf.float32) + unseen)
+    return tf.cast(weights, scores_BHLS.dtype)
+
+
 @keras.saving.register_keras_serializable(package="transformer_xl")
 class RelativeAttention(keras.layers.Layer):
     """Multi-head attention with relative positions, Dai et al. (2019), section 3.3.
@@ -143,11 +160,7 @@ class RelativeAttention(keras.layers.Layer):
             (query_BHLK + position_bias) * scale, position_HSK, transpose_b=True
         )
         scores_BHLS = by_content + relative_shift(by_distance)
-
-        # Float32, since the sum over many keys decides probabilities.
-        scores_BHLS = tf.cast(scores_BHLS, tf.float32)
-        scores_BHLS = tf.where(visible, scores_BHLS, tf.constant(-1e30))
-        weights_BHLS = tf.cast(tf.nn.softmax(scores_BHLS), value_BHSK.dtype)
+        weights_BHLS = attention_weights(scores_BHLS, visible)
         weights_BHLS = dropout(weights_BHLS, self.attention_dropout, seed, self.site)
 
         context_BLHK = tf.transpose(tf.matmul(weights_BHLS, value_BHSK), [0, 2, 1, 3])

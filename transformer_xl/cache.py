@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
+from transformer_xl.attention import attention_weights
 from transformer_xl.config import check_lengths
 from transformer_xl.memory import Memory
 from transformer_xl.positions import relative_shift
@@ -109,12 +110,12 @@ def extend(
     same_length: bool | None = None,
     lengths=None,
     outside_xla: bool = False,
-    outer_kernels=None,
+    row_kernels=None,
 ):
     """Reads a segment behind what is in the cache; see `TransformerXL.extend`.
 
     Args:
-      outer_kernels: of `turned_kernels`, or None.
+      row_kernels: of `kernels_for_one_row`, or None.
     """
     config = model.config
     same_length = config.same_length if same_length is None else same_length
@@ -128,17 +129,17 @@ def extend(
     else:
         attend, cache = _read_segment(model, cache, segment_length, same_length, lengths)
 
-    keys, values, kernels = [], [], iter(outer_kernels or ())
-    for block in model.blocks:
+    keys, values = [], []
+    for block, kernel in zip(model.blocks, row_kernels or [None] * len(model.blocks)):
         first = block.layer_norm == "pre"
         inputs = block.norm(hidden) if first else hidden
         if block.attends:
             layer = len(keys)
-            outputs, key, value = attend(block, inputs, hidden, layer)
+            outputs, key, value = attend(block, inputs, hidden, layer, kernel)
             keys.append(key)
             values.append(value)
         else:
-            outputs = block.inner(inputs, outer_kernel=next(kernels, None))
+            outputs = block.inner(inputs, outer_kernel=kernel)
         outputs = hidden + outputs
         hidden = outputs if first else block.norm(outputs)
     if model.final_norm is not None:
@@ -146,13 +147,20 @@ def extend(
     return hidden, cache._replace(keys=tuple(keys), values=tuple(values))
 
 
-def turned_kernels(model):
-    """The second kernel of each feed-forward block with its sides changed, `[D, F]`.
+def kernels_for_one_row(model):
+    """Of each block what a product of one row reads faster, in longer runs of numbers.
 
-    A product of one row reads it in half the time: what lies together is F numbers, not D.
+    Of attention the kernels of queries, keys and values, side by side, `[D, 3 * H * K]`; of a
+    feed-forward block the second kernel with its sides changed, `[D, F]`.
     """
-    inner = [block.inner for block in model.blocks if not block.attends]
-    return tuple(tf.transpose(_cast(one, one.outer_kernel)) for one in inner)
+
+    def laid_out(inner, attends):
+        if attends:
+            kernels = (inner.query_kernel, inner.key_value_kernel)
+            return tf.concat([_cast(inner, kernel) for kernel in kernels], 1)
+        return tf.transpose(_cast(inner, inner.outer_kernel))
+
+    return tuple(laid_out(block.inner, block.attends) for block in model.blocks)
 
 
 def _read_one(cache, same_length, outside_xla):
@@ -168,14 +176,19 @@ def _read_one(cache, same_length, outside_xla):
     visible = visible_BR[:, None, None, :]
     write = _write_slice if outside_xla else _write_rows
 
-    def attend(block, inputs, hidden, layer):
+    def attend(block, inputs, hidden, layer, kernel):
         del hidden
         attention = block.inner
-        key, value = _keys_and_values(attention, inputs)
+        if kernel is None:
+            key, value = _keys_and_values(attention, inputs)
+            content_BH1K, position_BH1K = _queries(attention, inputs)
+        else:
+            thirds = tf.split(tf.tensordot(inputs, kernel, 1), 3, axis=-1)
+            query, key, value = (_heads(attention, third) for third in thirds)
+            content_BH1K, position_BH1K = _biased(attention, query)
         # Before they are read: else the old rings would have to be kept beside the new ones.
         keys = write(cache.keys[layer], key, cache.oldest)
         values = write(cache.values[layer], value, cache.oldest)
-        content_BH1K, position_BH1K = _queries(attention, inputs)
         by_content = tf.matmul(content_BH1K, keys, transpose_b=True)
         positions = cache.positions[layer][:, :, -num_slots:]
         # One product a head for all rows: every row's would read the positions again.
@@ -207,7 +220,7 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
     if lengths is not None:
         is_token = (tf.range(segment_length) >= padding[:, None])[:, :, None]
 
-    def attend(block, inputs, hidden, layer):
+    def attend(block, inputs, hidden, layer, _kernel):
         attention = block.inner
         remembered = inputs
         if is_token is not None:
@@ -226,8 +239,7 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
             positions = _projected_positions(attention, sines)
         content_BHLK, position_BHLK = _queries(attention, inputs)
         if attention.num_heads == 1:
-            # A product broadcast from [1, K, S] corrupts memory in TensorFlow 2.21 on CPUs
-            # (tensorflow#117700).
+            # A product broadcast from [1, K, S] corrupts memory on CPUs (tensorflow#117700).
             positions = tf.tile(positions[None], [shape_of(inputs)[0], 1, 1, 1])
         by_distance = tf.matmul(position_BHLK, positions)
         scores = tf.matmul(content_BHLK, keys, transpose_b=True) + relative_shift(by_distance)
@@ -311,17 +323,17 @@ def _keys_and_values(attention, inputs_BLD):
 def _queries(attention, inputs_BLD):
     """The queries towards content and towards distance, scaled, `[B, H, L, K]` each."""
     query = tf.tensordot(inputs_BLD, _cast(attention, attention.query_kernel), 1)
-    query_BHLK = _heads(attention, query)
+    return _biased(attention, _heads(attention, query))
+
+
+def _biased(attention, query_BHLK):
     scale = tf.constant(attention.head_dim**-0.5, query_BHLK.dtype)
     return tuple((query_BHLK + bias) * scale for bias in attention.biases.vectors())
 
 
 def _mixed(attention, scores_BHLS, visible, values_BHSK):
     """The values, mixed by the softmax of the scores, and projected: `[B, L, D]`."""
-    # Float32, since the sum over many keys decides probabilities.
-    scores_BHLS = tf.cast(scores_BHLS, tf.float32)
-    scores_BHLS = tf.where(visible, scores_BHLS, tf.constant(-1e30))
-    weights_BHLS = tf.cast(tf.nn.softmax(scores_BHLS), values_BHSK.dtype)
+    weights_BHLS = attention_weights(scores_BHLS, visible)
     context_BLHK = tf.transpose(tf.matmul(weights_BHLS, values_BHSK), [0, 2, 1, 3])
     _, length, heads, size = shape_of(context_BLHK)
     context_BLI = tf.reshape(context_BLHK, [-1, length, heads * size])

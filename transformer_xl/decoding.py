@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from adaptive import row_noise
 from adaptive.sampling import draw_from
-from transformer_xl.cache import Cache, extend, turned_kernels
+from transformer_xl.cache import Cache, extend, kernels_for_one_row
 
 # Tokens of prompts that are read at a time.
 _SEGMENT = 512
@@ -66,7 +66,7 @@ class Writing(NamedTuple):
     seen: tf.Tensor  # bool [B, V]; [B, 0] where nothing asks
     # What depends on the weights alone and is made once a text: kernels as products of one row read
     # them fast, () in XLA, which lays them out itself; and what searches need of the tails.
-    outer_kernels: tuple
+    row_kernels: tuple
     head_table: tuple
     tail_bounds: tuple
 
@@ -143,7 +143,7 @@ class Decoder:
     def _made_of_weights(self):
         kernels, table = (), ()
         if not self._jit_compile:
-            kernels = turned_kernels(self._model)
+            kernels = kernels_for_one_row(self._model)
             first = tf.convert_to_tensor(self._model.head.linears()[0].table)
             table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
         return kernels, table, self._model.head.tail_bounds()
@@ -174,7 +174,7 @@ class Decoder:
                 chosen[:, None],
                 state.cache,
                 outside_xla=not self._jit_compile,
-                outer_kernels=state.outer_kernels,
+                row_kernels=state.row_kernels,
             )
             state = state._replace(
                 hidden=hidden[:, 0],

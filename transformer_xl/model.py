@@ -228,7 +228,7 @@ class TransformerXL(HeadTraining, keras.Model):
             hidden = self.final_norm(hidden)
         return dropout(hidden, config.dropout, seed, _HIDDEN_SITE), memory.update(inputs)
 
-    def nll(self, tokens, targets, memory=None, training=None, **lengths):
+    def nll(self, tokens, targets, memory=None, training=None, outside_xla=False, **lengths):
         """The negative log-likelihood of each target.
 
         Args:
@@ -236,6 +236,7 @@ class TransformerXL(HeadTraining, keras.Model):
           targets: int `[B, L]`.
           memory, training: as in a call. A `Cache` may stand for memory, to evaluate with; it
             knows its `clamp_length` itself.
+          outside_xla: as in the head's `loss`.
           **lengths: `clamp_length`, `same_length`.
 
         Returns:
@@ -247,7 +248,7 @@ class TransformerXL(HeadTraining, keras.Model):
             hidden, memory = self.extend(tokens, memory, lengths.get("same_length"))
         else:
             hidden, memory = self(tokens, memory, training=training, **lengths)
-        return self.head.nll(hidden, targets, training=training), memory
+        return self.head.nll(hidden, targets, training, outside_xla), memory
 
     @property
     def loss(self):

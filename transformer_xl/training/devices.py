@@ -37,14 +37,15 @@ def resolve_precision(config: TrainConfig, recorded: TrainConfig | None = None) 
     return dataclasses.replace(config, precision=precision)
 
 
-def compiles_with_xla(jit_compile: str, drops: bool) -> bool:
+def compiles_with_xla(jit_compile: str, trains_without_dropout: bool = False) -> bool:
     """Whether XLA compiles a step.
 
     Args:
-      jit_compile: "true", "false", or "auto": everything on GPUs; on CPUs what does not draw
-        dropout's random numbers, which are slow there (docs/decisions/0003).
-      drops: whether the step has dropout.
+      jit_compile: "true", "false", or "auto": everything on GPUs; on CPUs only training without
+        dropout, whose random numbers are slow there (docs/decisions/0003). Evaluation is no slower
+        without XLA, and faster with a `Cache` (docs/speed.md).
+      trains_without_dropout: whether the step is such a one.
     """
     if jit_compile == "auto":
-        return bool(tf.config.list_physical_devices("GPU")) or not drops
+        return bool(tf.config.list_physical_devices("GPU")) or trains_without_dropout
     return jit_compile == "true"

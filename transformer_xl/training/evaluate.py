@@ -109,7 +109,7 @@ class Evaluator:
         }
         self.model, self._batches, self._progress = model, batches, progress
         self.attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
-        self.jit_compile = compiles_with_xla(config.jit_compile, drops=False)
+        self.jit_compile = compiles_with_xla(config.jit_compile)
         self._step = make_eval_step(model, self.jit_compile, **self.attention)
 
     def inputs(self, split: str):

@@ -70,8 +70,7 @@ def make_train_step(
     strategy = tf.distribute.get_strategy()
     alone = strategy.num_replicas_in_sync == 1 and not tf.distribute.has_strategy()
 
-    # A GPU would wait for the host, which knows sizes that are known only at run time.
-    outside_xla = not jit_compile and not tf.config.list_logical_devices("GPU")
+    outside_xla = _outside_xla(jit_compile)
 
     def local(tokens, targets, shares, memory):
         parts = (accumulate_steps, outside_xla)
@@ -136,6 +135,11 @@ def make_train_step(
     return train_step
 
 
+def _outside_xla(jit_compile):
+    # A GPU would wait for the host, which knows sizes that are known only at run time.
+    return not jit_compile and not tf.config.list_logical_devices("GPU")
+
+
 def _healthy(memory: Memory) -> Memory:
     """Memory without the rows that hold a number which is not finite."""
     finite = [tf.reduce_all(tf.math.is_finite(hidden), [1, 2]) for hidden in memory.hidden]
@@ -153,6 +157,8 @@ def make_eval_step(model, jit_compile: bool = False, **lengths):
     Returns:
       A function as that of `make_train_step`, which returns the pair (next `Memory`, `EvalSums`).
     """
+
+    lengths["outside_xla"] = _outside_xla(jit_compile)
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def eval_step(tokens, targets, weights, memory: Memory):
