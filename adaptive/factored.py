@@ -17,6 +17,9 @@ from .cross_entropy import Rows
 # Products of so narrow tables cost less than to cast the logits from another dtype.
 _NARROW = 32
 
+# A product of at most so many rows is faster with the table first, on CPUs.
+_FEW = 16
+
 
 class Linear(NamedTuple):
     """The weights of one cluster's logits, and, in the head, of the tails' columns."""
@@ -82,10 +85,13 @@ def logits_of_columns(inputs, linear: Linear):
 
 
 def _logits(inputs, table, bias, turned=None):
-    if turned is None:
-        products = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
-    else:
+    if turned is not None:
         products = tf.matmul(inputs, tf.cast(turned, inputs.dtype))
+    elif inputs.shape[0] is not None and inputs.shape[0] <= _FEW:
+        products = tf.matmul(tf.cast(table, inputs.dtype), inputs, transpose_b=True)
+        products = tf.transpose(products)
+    else:
+        products = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
     products = tf.cast(products, tf.float32)
     return products if bias is None else products + tf.cast(bias, tf.float32)
 

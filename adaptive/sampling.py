@@ -146,4 +146,6 @@ def _draw_column(logits, seed):
 
     `stateless_categorical` does the same, but XLA does not compile it.
     """
-    return tf.argmax(logits + gumbel(tf.shape(logits), seed), -1, output_type=tf.int32)
+    # Not `argmax`: XLA for CPUs puts all rounds of the noise's hash into its reduction, each twice
+    # as often as the one after it, and takes minutes to compile that.
+    return tf.math.top_k(logits + gumbel(tf.shape(logits), seed), 1).indices[:, 0]

@@ -24,6 +24,7 @@ import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
 
@@ -69,18 +70,19 @@ class Ours:
         """Losses of segments `[B, L + 1]`, in turn."""
         import tensorflow as tf
 
+        from transformer_xl.training.devices import segments_at_once
+        from transformer_xl.training.evaluate import evaluate, joined
         from transformer_xl.training.steps import make_eval_step
 
         batch_size, length = segments[0].shape
+        jit_compile = bool(self.jit_compile)
         if "evaluate" not in self.compiled:
-            self.compiled["evaluate"] = make_eval_step(self.model, bool(self.jit_compile))
+            self.compiled["evaluate"] = make_eval_step(self.model, jit_compile, length - 1)
         cache = self.model.initial_cache(batch_size, memory_length, length - 1)
-        weights, total = tf.ones([batch_size, length - 1]), 0.0
-        for tokens in segments:
-            tokens = tf.constant(tokens)
-            cache, sums = self.compiled["evaluate"](tokens[:, :-1], tokens[:, 1:], weights, cache)
-            total += float(sums.nll)
-        return total
+        weights = tf.ones([batch_size, length - 1])
+        batches = [(tokens[:, :-1], tokens[:, 1:], weights) for tokens in segments]
+        batches = joined(batches, segments_at_once(jit_compile))
+        return evaluate(self.compiled["evaluate"], batches, cache).nll
 
     def generate(self, prompt, memory_length, num_tokens, top_k):
         """The tokens written."""

@@ -30,6 +30,7 @@ import time
 
 # Before any library is loaded; what they have to say about themselves is of no use here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from benchmarks.softmax_methods import Case, Method, load, zipf_targets
 

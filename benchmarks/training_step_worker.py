@@ -18,6 +18,7 @@ import sys
 import time
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 from benchmarks.softmax_worker import limit_memory, resident_memory, versions
 from benchmarks.training_step_methods import Case, load, zipf_ids

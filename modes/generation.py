@@ -37,12 +37,14 @@ def set_up():
         print(
             f"warning: not in the vocabulary, read as <unk>: {' '.join(unknown)}", file=sys.stderr
         )
+    num_batches = -(-len(prompts) * text.NUM_SAMPLES.value // config.eval_batch_size)
     decoder = Decoder(
         model,
         sampling,
         config.eval_memory_length,
         [vocabulary.eos_id] if _EOS in text.STOP.value else [],
         {"auto": None, "true": True, "false": False}[config.jit_compile],
+        num_batches * text.NUM_TOKENS.value,
     )
 
     def run():

@@ -53,6 +53,17 @@ def test_a_seed_alone_decides_a_row(settings):
         assert head.sample(hidden[own], seeds[own], **settings) == together[row]
 
 
+def test_xla_draws_the_same_rows():
+    # With `argmax` of the noise XLA took minutes to compile this, at any size.
+    head = AdaptiveSoftmax(6, 50, cutoffs=[5, 20], div_val=2)
+    hidden = tf.random.stateless_normal([9, 6], (1, 2)) * 20
+    seeds = tf.stack([tf.range(9), tf.range(9) ** 2], 1)
+    expected = head.sample(hidden, seeds, top_k=7)
+    draw = tf.function(lambda: head.sample(hidden, seeds, top_k=7), jit_compile=True)
+    np.testing.assert_array_equal(draw(), expected)
+    assert len(np.unique(expected)) > 3
+
+
 def test_draws_by_cluster_follow_the_distribution():
     head = AdaptiveSoftmax(6, 30, cutoffs=[5, 12], div_val=1)
     hidden = tf.random.stateless_normal([1, 6], (3, 4)) * 5

@@ -9,6 +9,7 @@ import tensorflow as tf
 from adaptive.weights import fresh
 from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.dropout import dropout, relu_dropout
+from transformer_xl.few_rows import product
 from transformer_xl.shapes import shape_of
 
 # How many sites for dropout a block has: one in its inner layer, one of its own.
@@ -122,7 +123,7 @@ class FeedForward(keras.layers.Layer):
     Call arguments:
       hidden: `[B, L, D]`.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
-      outer_kernel: `[D, F]`, the second layer's with its sides changed, where that was done before.
+      turned: of `few_rows.turned_kernels`, where there are few rows; None for the layer's kernels.
 
     Returns:
       `[B, L, D]` in the compute dtype.
@@ -151,15 +152,19 @@ class FeedForward(keras.layers.Layer):
         self.outer_kernel = kernel("outer_kernel", wide, narrow)
         self.outer_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="outer_bias")
 
-    def call(self, hidden, seed=None, outer_kernel=None):
+    def call(self, hidden, seed=None, turned=None):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
-        inner = tf.nn.bias_add(tf.matmul(rows, self.inner_kernel), self.inner_bias)
+        if turned is None:
+            inner = tf.matmul(rows, self.inner_kernel)
+        else:
+            inner = product(rows, turned[0])
+        inner = tf.nn.bias_add(inner, self.inner_bias)
         inner, scale = relu_dropout(inner, self.dropout, seed, self.site)
-        if outer_kernel is None:
+        if turned is None:
             outer = tf.matmul(inner, self.outer_kernel)
         else:
-            outer = tf.matmul(inner, outer_kernel, transpose_b=True)
+            outer = product(inner, turned[1])
         if scale is not None:
             outer *= scale
         outer = tf.nn.bias_add(outer, self.outer_bias)

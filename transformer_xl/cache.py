@@ -12,6 +12,7 @@ from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
 from transformer_xl.attention import attention_weights
 from transformer_xl.config import check_lengths
+from transformer_xl.few_rows import product
 from transformer_xl.memory import Memory
 from transformer_xl.positions import relative_shift
 from transformer_xl.shapes import shape_of
@@ -110,12 +111,12 @@ def extend(
     same_length: bool | None = None,
     lengths=None,
     outside_xla: bool = False,
-    row_kernels=None,
+    turned_kernels=None,
 ):
     """Reads a segment behind what is in the cache; see `TransformerXL.extend`.
 
     Args:
-      row_kernels: of `kernels_for_one_row`, or None.
+      turned_kernels: of `few_rows.turned_kernels`, for single tokens; None for the model's own.
     """
     config = model.config
     same_length = config.same_length if same_length is None else same_length
@@ -130,37 +131,21 @@ def extend(
         attend, cache = _read_segment(model, cache, segment_length, same_length, lengths)
 
     keys, values = [], []
-    for block, kernel in zip(model.blocks, row_kernels or [None] * len(model.blocks)):
+    for block, turned in zip(model.blocks, turned_kernels or [None] * len(model.blocks)):
         first = block.layer_norm == "pre"
         inputs = block.norm(hidden) if first else hidden
         if block.attends:
             layer = len(keys)
-            outputs, key, value = attend(block, inputs, hidden, layer, kernel)
+            outputs, key, value = attend(block, inputs, hidden, layer, turned)
             keys.append(key)
             values.append(value)
         else:
-            outputs = block.inner(inputs, outer_kernel=kernel)
+            outputs = block.inner(inputs, turned=turned)
         outputs = hidden + outputs
         hidden = outputs if first else block.norm(outputs)
     if model.final_norm is not None:
         hidden = model.final_norm(hidden)
     return hidden, cache._replace(keys=tuple(keys), values=tuple(values))
-
-
-def kernels_for_one_row(model):
-    """Of each block what a product of one row reads faster, in longer runs of numbers.
-
-    Of attention the kernels of queries, keys and values, side by side, `[D, 3 * H * K]`; of a
-    feed-forward block the second kernel with its sides changed, `[D, F]`.
-    """
-
-    def laid_out(inner, attends):
-        if attends:
-            kernels = (inner.query_kernel, inner.key_value_kernel)
-            return tf.concat([_cast(inner, kernel) for kernel in kernels], 1)
-        return tf.transpose(_cast(inner, inner.outer_kernel))
-
-    return tuple(laid_out(block.inner, block.attends) for block in model.blocks)
 
 
 def _read_one(cache, same_length, outside_xla):
@@ -176,15 +161,15 @@ def _read_one(cache, same_length, outside_xla):
     visible = visible_BR[:, None, None, :]
     write = _write_slice if outside_xla else _write_rows
 
-    def attend(block, inputs, hidden, layer, kernel):
+    def attend(block, inputs, hidden, layer, turned):
         del hidden
         attention = block.inner
-        if kernel is None:
+        if turned is None:
             key, value = _keys_and_values(attention, inputs)
             content_BH1K, position_BH1K = _queries(attention, inputs)
         else:
-            thirds = tf.split(tf.tensordot(inputs, kernel, 1), 3, axis=-1)
-            query, key, value = (_heads(attention, third) for third in thirds)
+            thirds = tf.split(product(inputs[:, 0], turned[0]), 3, axis=-1)
+            query, key, value = (_heads(attention, third[:, None]) for third in thirds)
             content_BH1K, position_BH1K = _biased(attention, query)
         # Before they are read: else the old rings would have to be kept beside the new ones.
         keys = write(cache.keys[layer], key, cache.oldest)
@@ -196,7 +181,7 @@ def _read_one(cache, same_length, outside_xla):
         by_distance = tf.transpose(tf.matmul(query_HBK, positions), [1, 0, 2])
         by_distance = tf.gather(by_distance, memory_length - distance_R, axis=-1)
         scores = by_content + by_distance[:, :, None, :]
-        return _mixed(attention, scores, visible, values), keys, values
+        return _mixed(attention, scores, visible, values, turned), keys, values
 
     return attend, cache._replace(
         oldest=(cache.oldest + 1) % num_slots, valid=tf.minimum(cache.valid + 1, memory_length)
@@ -220,7 +205,7 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
     if lengths is not None:
         is_token = (tf.range(segment_length) >= padding[:, None])[:, :, None]
 
-    def attend(block, inputs, hidden, layer, _kernel):
+    def attend(block, inputs, hidden, layer, _turned):
         attention = block.inner
         remembered = inputs
         if is_token is not None:
@@ -331,12 +316,14 @@ def _biased(attention, query_BHLK):
     return tuple((query_BHLK + bias) * scale for bias in attention.biases.vectors())
 
 
-def _mixed(attention, scores_BHLS, visible, values_BHSK):
+def _mixed(attention, scores_BHLS, visible, values_BHSK, turned=None):
     """The values, mixed by the softmax of the scores, and projected: `[B, L, D]`."""
     weights_BHLS = attention_weights(scores_BHLS, visible)
     context_BLHK = tf.transpose(tf.matmul(weights_BHLS, values_BHSK), [0, 2, 1, 3])
     _, length, heads, size = shape_of(context_BLHK)
     context_BLI = tf.reshape(context_BLHK, [-1, length, heads * size])
+    if turned is not None:
+        return product(context_BLI[:, 0], turned[1])[:, None]
     return tf.tensordot(context_BLI, _cast(attention, attention.output_kernel), 1)
 
 

@@ -11,10 +11,14 @@ import tensorflow as tf
 
 from adaptive import row_noise
 from adaptive.sampling import draw_from
-from transformer_xl.cache import Cache, extend, kernels_for_one_row
+from transformer_xl.cache import Cache, extend
+from transformer_xl.few_rows import turned_kernels
 
 # Tokens of prompts that are read at a time.
 _SEGMENT = 512
+
+# So many tokens make up for the seconds that XLA takes to compile on a CPU (docs/speed.md).
+_WORTH_COMPILING = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +68,9 @@ class Writing(NamedTuple):
     place: tf.Tensor  # int32 scalar, how many tokens were written
     stopped: tf.Tensor  # bool [B]
     seen: tf.Tensor  # bool [B, V]; [B, 0] where nothing asks
-    # What depends on the weights alone and is made once a text: kernels as products of one row read
-    # them fast, () in XLA, which lays them out itself; and what searches need of the tails.
-    row_kernels: tuple
+    # What depends on the weights alone and is made once a text: kernels and the head's table as
+    # CPUs read them fast, () where they are not laid out anew; what searches need of the tails.
+    turned_kernels: tuple
     head_table: tuple
     tail_bounds: tuple
 
@@ -80,17 +84,25 @@ class Decoder:
       memory_length: positions remembered; None for the configuration's.
       stop_ids: a row that has written one of these is at its end; the rest of it repeats the
         first of them.
-      jit_compile: whether XLA compiles the loop; None: where there is a GPU. On CPUs it takes
-        minutes to compile a large vocabulary's `top_k`, for up to a third of the time a token.
+      jit_compile: whether XLA compiles the loop; None: on GPUs, and on CPUs where much is written.
+      num_tokens: how many tokens will be written behind another, at most, in all texts together;
+        None for very many. On CPUs XLA takes seconds more to compile, and less time a token.
     """
 
     def __init__(
-        self, model, sampling: Sampling, memory_length=None, stop_ids=(), jit_compile=None
+        self,
+        model,
+        sampling: Sampling,
+        memory_length=None,
+        stop_ids=(),
+        jit_compile=None,
+        num_tokens=None,
     ):
         self._model, self._sampling, self._memory_length = model, sampling, memory_length
         self._stop_ids = tuple(int(i) for i in stop_ids)
         if jit_compile is None:
-            jit_compile = bool(tf.config.list_physical_devices("GPU"))
+            many = num_tokens is None or num_tokens >= _WORTH_COMPILING
+            jit_compile = many or bool(tf.config.list_physical_devices("GPU"))
         self._jit_compile = jit_compile
         self._read = tf.function(self._read_segment, autograph=False)
         self._of_weights = tf.function(self._made_of_weights, autograph=False)
@@ -142,8 +154,9 @@ class Decoder:
 
     def _made_of_weights(self):
         kernels, table = (), ()
+        if not tf.config.list_physical_devices("GPU"):
+            kernels = turned_kernels(self._model)
         if not self._jit_compile:
-            kernels = kernels_for_one_row(self._model)
             first = tf.convert_to_tensor(self._model.head.linears()[0].table)
             table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
         return kernels, table, self._model.head.tail_bounds()
@@ -174,7 +187,7 @@ class Decoder:
                 chosen[:, None],
                 state.cache,
                 outside_xla=not self._jit_compile,
-                row_kernels=state.row_kernels,
+                turned_kernels=state.turned_kernels,
             )
             state = state._replace(
                 hidden=hidden[:, 0],

@@ -37,7 +37,8 @@ def generate(
       temperature, top_k, top_p, repetition_penalty: of `Sampling`.
       stop_ids: where one of these is written, a row ends; the first of them fills it up.
       memory_length: positions remembered; None for the configuration's.
-      jit_compile: whether XLA compiles the loop; None: where there is a GPU.
+      jit_compile: whether XLA compiles the loop; None: on GPUs, and on CPUs where `num_tokens` are
+        so many that it is worth its time.
 
     Returns:
       int32 `[B, num_tokens]`, without the prompt.
@@ -46,7 +47,8 @@ def generate(
       ValueError: for a value outside its rule.
     """
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    decoder = Decoder(model, sampling, memory_length, _checked_stops(model, stop_ids), jit_compile)
+    stop_ids = _checked_stops(model, stop_ids)
+    decoder = Decoder(model, sampling, memory_length, stop_ids, jit_compile, num_tokens)
     (tokens,) = stream(decoder, checked_prompts(model, prompt), num_tokens, seed, num_tokens)
     return tokens
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from transformer_xl.memory import Memory
 from transformer_xl.training.evaluate import EvalResult, Evaluator, perplexity_of
+from transformer_xl.training.steps import nll_in_turn
 
 
 class Bands(NamedTuple):
@@ -109,38 +110,52 @@ def _mean(total, count) -> float | None:
     return float(total / count) if count else None
 
 
-def make_breakdown_step(model, bands: Bands, jit_compile: bool = False, **lengths) -> Callable:
-    """A compiled function of (tokens, targets, weights, memory) that scores a segment.
+def make_breakdown_step(
+    model,
+    bands: Bands,
+    jit_compile: bool = False,
+    segment_length: int | None = None,
+    **lengths,
+) -> Callable:
+    """A compiled function of (tokens, targets, weights, memory) that scores a segment, or several.
 
     Args:
       model: a `TransformerXL`.
       bands: of its vocabulary.
       jit_compile: whether XLA compiles it.
+      segment_length: L, where a batch holds several segments that follow one another; None where it
+        is one.
       **lengths: `clamp_length`, `same_length`, where they differ from the configuration.
 
     Returns:
-      A function of int `[B, L]` tokens, int `[B, L]` targets, float `[B, L]` weights and the
-      `Memory` before, which returns the pair (next `Memory`; sums, float32 `[2, K + L]`: nats,
-      then weights, by band, then by position).
+      A function of int `[B, n * L]` tokens, int `[B, n * L]` targets, float `[B, n * L]` weights
+      and the `Memory` before, which returns the pair (next `Memory`; sums, float32 `[2, K + L]`:
+      nats, then weights, by band, then by position in a segment).
     """
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def breakdown_step(tokens, targets, weights, memory: Memory):
-        nll, memory = model.nll(tokens, targets, memory, training=False, **lengths)
+        nll, memory = nll_in_turn(model, tokens, targets, memory, segment_length, **lengths)
         # A weight of 0 leaves out what stands there, also where it is not a number.
         nll = tf.where(weights > 0, nll * weights, 0.0)
         both = tf.stack([nll, weights])
         one_hot = tf.one_hot(bands.of(targets), len(bands.names))
         # Not a product of matrices, which some GPUs round to 10 bits.
         by_band = tf.reduce_sum(both[..., None] * one_hot, [1, 2])
-        return memory, tf.concat([by_band, tf.reduce_sum(both, 1)], 1)
+        by_place = tf.reduce_sum(both, 1)
+        length = segment_length or by_place.shape[1]
+        by_position = tf.reduce_sum(tf.reshape(by_place, [2, -1, length]), 1)
+        return memory, tf.concat([by_band, by_position], 1)
 
     return breakdown_step
 
 
 def break_down(evaluator: Evaluator, split: str, bands: Bands) -> Breakdown:
     """A split's loss in parts, with the settings of an `Evaluator`."""
-    step = make_breakdown_step(evaluator.model, bands, evaluator.jit_compile, **evaluator.attention)
+    segment_length = evaluator.settings["segment_length"]
+    step = make_breakdown_step(
+        evaluator.model, bands, evaluator.jit_compile, segment_length, **evaluator.attention
+    )
     return evaluate_in_parts(step, *evaluator.inputs(split), len(bands.names))
 
 
@@ -151,7 +166,7 @@ def evaluate_in_parts(
 
     Args:
       step: of `make_breakdown_step`.
-      batches: of (tokens, targets, weights), each `[B, L]`, with a weight of 0 at padding.
+      batches: of (tokens, targets, weights), as the step takes them, with a weight of 0 at padding.
       memory: the `Memory` before the first.
       num_bands: K.
 

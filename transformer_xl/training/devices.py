@@ -1,6 +1,7 @@
 """What "auto" means on the present device."""
 
 import dataclasses
+import os
 
 import tensorflow as tf
 
@@ -49,3 +50,16 @@ def compiles_with_xla(jit_compile: str, trains_without_dropout: bool = False) ->
     if jit_compile == "auto":
         return bool(tf.config.list_physical_devices("GPU")) or trains_without_dropout
     return jit_compile == "true"
+
+
+def segments_at_once(jit_compile: bool) -> int:
+    """How many segments an evaluation step reads, one after another.
+
+    Two on CPUs of several cores, where TensorFlow computes layers of the second while it still
+    computes the first (docs/speed.md); one where one segment keeps the device busy.
+
+    Args:
+      jit_compile: whether XLA compiles the step, which computes one thing after another.
+    """
+    alone = jit_compile or os.cpu_count() == 1 or tf.config.list_physical_devices("GPU")
+    return 1 if alone else 2

@@ -1,12 +1,13 @@
 """Evaluation: every token once, sums over the whole split, one division."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from transformer_xl.training.devices import compiles_with_xla
+from transformer_xl.training.devices import compiles_with_xla, segments_at_once
 from transformer_xl.training.steps import make_eval_step
 
 
@@ -52,7 +53,7 @@ def evaluate(
       eval_step: of `steps.make_eval_step`.
       batches: of (tokens, targets, weights), each `[B, L]`, with a weight of 0 at padding.
       memory: the `Memory` or `Cache` before the first.
-      progress: called with the number of batches done.
+      progress: called with the number of batches done, after each.
 
     Returns:
       An `EvalResult`.
@@ -74,6 +75,24 @@ def evaluate(
     if weight == 0:
         raise ValueError("There is nothing to evaluate: every token's weight is 0.")
     return EvalResult(nll / weight, round(weight))
+
+
+def joined(batches: Iterable, count: int) -> Iterator[tuple]:
+    """Batches, so many that follow one another as one; the last is filled up with weights of 0.
+
+    Args:
+      batches: of (tokens, targets, weights), each `[B, L]`.
+      count: how many are joined.
+
+    Yields:
+      (tokens, targets, weights), each `[B, count * L]`.
+    """
+    batches = iter(batches)
+    while some := list(itertools.islice(batches, count)):
+        missing = count - len(some)
+        # With what is missing: a shape of its own would be compiled for the last ones.
+        some += [tuple(tf.zeros_like(one) for one in some[0])] * missing
+        yield tuple(tf.concat(parts, 1) for parts in zip(*some)) if count > 1 else some[0]
 
 
 def perplexity_of(nats: float | None) -> float | None:
@@ -100,7 +119,7 @@ class Evaluator:
           lengths: of `config.evaluation_lengths`.
           batches: of a split, a batch size and a segment length makes a dataset of (tokens,
             targets, weights).
-          progress: called with the number of segments done, after each.
+          progress: called now and then, with a number that grows.
         """
         self.settings = {
             "batch_size": config.eval_batch_size,
@@ -110,12 +129,20 @@ class Evaluator:
         self.model, self._batches, self._progress = model, batches, progress
         self.attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
         self.jit_compile = compiles_with_xla(config.jit_compile)
-        self._step = make_eval_step(model, self.jit_compile, **self.attention)
+        self._step = make_eval_step(
+            model, self.jit_compile, self.settings["segment_length"], **self.attention
+        )
 
-    def inputs(self, split: str):
-        """The pair (batches of a split, the `Memory` or `Cache` before the first)."""
+    def inputs(self, split: str, max_segments: int = 0):
+        """The pair (batches of a split, the `Memory` or `Cache` before the first).
+
+        A batch holds one segment of each row, or several that follow one another.
+        """
         settings = self.settings
         batches = self._batches(split, settings["batch_size"], settings["segment_length"])
+        if max_segments:
+            batches = batches.take(max_segments)
+        batches = joined(batches, segments_at_once(self.jit_compile))
         sizes = (settings["batch_size"], settings["memory_length"])
         if settings["memory_length"] > settings["segment_length"]:
             # What would be projected again for every segment is most of its work.
@@ -127,7 +154,4 @@ class Evaluator:
 
     def result(self, split: str, max_segments: int = 0) -> EvalResult:
         """The loss on a split, or, with a bound, on its first segments."""
-        batches, memory = self.inputs(split)
-        if max_segments:
-            batches = batches.take(max_segments)
-        return evaluate(self._step, batches, memory, self._progress)
+        return evaluate(self._step, *self.inputs(split, max_segments), self._progress)

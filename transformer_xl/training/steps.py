@@ -146,23 +146,49 @@ def _healthy(memory: Memory) -> Memory:
     return memory.reset(~tf.reduce_all(tf.stack(finite), 0))
 
 
-def make_eval_step(model, jit_compile: bool = False, **lengths):
-    """A compiled function of (tokens, targets, weights, memory) that scores a segment.
+def make_eval_step(model, jit_compile: bool = False, segment_length: int | None = None, **lengths):
+    """A compiled function of (tokens, targets, weights, memory) that scores a segment, or several.
 
     Args:
       model: a `TransformerXL`.
       jit_compile: whether XLA compiles it.
+      segment_length: L, where a batch holds several segments that follow one another, `[B, n * L]`;
+        None where it is one.
       **lengths: `clamp_length`, `same_length`, where they differ from the configuration.
 
     Returns:
       A function as that of `make_train_step`, which returns the pair (next `Memory`, `EvalSums`).
     """
-
     lengths["outside_xla"] = _outside_xla(jit_compile)
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def eval_step(tokens, targets, weights, memory: Memory):
-        nll, memory = model.nll(tokens, targets, memory, training=False, **lengths)
+        nll, memory = nll_in_turn(model, tokens, targets, memory, segment_length, **lengths)
         return memory, EvalSums(tf.reduce_sum(nll * weights), tf.reduce_sum(weights))
 
     return eval_step
+
+
+def nll_in_turn(model, tokens, targets, memory, segment_length: int | None, **named):
+    """`model.nll` of segments that follow one another, each with the memory that the last left.
+
+    A segment's layer needs of the segment before only what that layer remembers. In one function
+    TensorFlow therefore computes layers of one segment while it computes those of the next, which
+    keeps all cores busy where a segment is too small for that. The numbers are the same.
+
+    Args:
+      model: a `TransformerXL`.
+      tokens, targets: int `[B, n * L]`.
+      memory: the `Memory` or `Cache` before them.
+      segment_length: L; None for n = 1.
+      **named: of `model.nll`.
+
+    Returns:
+      The pair (nats, float32 `[B, n * L]`; the next `Memory` or `Cache`).
+    """
+    num_segments = 1 if segment_length is None else tokens.shape[1] // segment_length
+    parts = []
+    for some, of_them in zip(*(tf.split(ids, num_segments, 1) for ids in (tokens, targets))):
+        nll, memory = model.nll(some, of_them, memory, training=False, **named)
+        parts.append(nll)
+    return tf.concat(parts, 1), memory
