@@ -10,15 +10,13 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from . import few_rows
 from .chunk import Columns, Smoothing
 from .clusters import Clusters
 from .cross_entropy import Rows
 
 # Products of so narrow tables cost less than to cast the logits from another dtype.
 _NARROW = 32
-
-# A product of at most so many rows is faster with the table first, on CPUs.
-_FEW = 16
 
 
 class Linear(NamedTuple):
@@ -85,11 +83,11 @@ def logits_of_columns(inputs, linear: Linear):
 
 
 def _logits(inputs, table, bias, turned=None):
+    few = inputs.shape[0] is not None and inputs.shape[0] <= few_rows.FEW and bias is not None
     if turned is not None:
         products = tf.matmul(inputs, tf.cast(turned, inputs.dtype))
-    elif inputs.shape[0] is not None and inputs.shape[0] <= _FEW:
-        products = tf.matmul(tf.cast(table, inputs.dtype), inputs, transpose_b=True)
-        products = tf.transpose(products)
+    elif few and inputs.dtype == tf.float32:
+        return few_rows.product(inputs, tf.cast(table, tf.float32), bias)
     else:
         products = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
     products = tf.cast(products, tf.float32)

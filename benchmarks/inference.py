@@ -46,7 +46,7 @@ SIZES = {
 }
 QUICK = SIZES | {"vocab_size": 500, "num_layers": 2, "model_dim": 64, "num_heads": 2}
 QUICK |= {"feed_forward_dim": 64, "cutoffs": [50, 100, 300]}
-EVALUATION = {"batch_size": 1, "memory_length": 640, "segment_length": 64, "segments": 12}
+EVALUATION = {"batch_size": 1, "memory_length": 640, "segment_length": 64, "segments": 24}
 TASKS = {
     "evaluation, 64/640": EVALUATION,
     **{
@@ -165,6 +165,7 @@ def report(checks: dict) -> str:
         if "difference" in found:
             text += (
                 f"the losses differ by at most {found['difference']:.1e} nats, "
+                f"{found['relative_difference']:.1e} of a loss, "
                 f"their mean by {found['mean_difference']:.1e}"
             )
         else:

@@ -23,8 +23,8 @@ def check_evaluation(model, segments, memory_length: int) -> dict:
       memory_length: M.
 
     Returns:
-      `tokens`, how many were compared; `difference`, the largest of a token's loss, in nats;
-      `mean_difference`, that of the mean.
+      `tokens`, how many were compared; `difference`, the largest of a token's loss, in nats, and
+      `relative_difference`, as a part of the loss; `mean_difference`, that of the mean.
     """
     batch_size, length = segments[0].shape
     states = {
@@ -41,6 +41,7 @@ def check_evaluation(model, segments, memory_length: int) -> dict:
     return {
         "tokens": cached.size,
         "difference": float(np.max(np.abs(cached - uncached))),
+        "relative_difference": float(np.max(np.abs(cached - uncached) / uncached)),
         "mean_difference": float(np.abs(np.mean(cached) - np.mean(uncached))),
     }
 

@@ -78,7 +78,8 @@ class Ours:
         jit_compile = bool(self.jit_compile)
         if "evaluate" not in self.compiled:
             self.compiled["evaluate"] = make_eval_step(self.model, jit_compile, length - 1)
-        cache = self.model.initial_cache(batch_size, memory_length, length - 1)
+            self.compiled["cache"] = tf.function(self.model.initial_cache, autograph=False)
+        cache = self.compiled["cache"](batch_size, memory_length, length - 1)
         weights = tf.ones([batch_size, length - 1])
         batches = [(tokens[:, :-1], tokens[:, 1:], weights) for tokens in segments]
         batches = joined(batches, segments_at_once(jit_compile))

@@ -1,14 +1,20 @@
 """linear_nll where few of the rows are wanted, as in evaluation's tails, against NumPy."""
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from adaptive import cross_entropy
 from adaptive.cross_entropy import Rows, linear_nll
+from adaptive.few_rows import product
 from tests.test_cross_entropy import draw, expected, tensors
+from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.attention import attention_weights
-from transformer_xl.training.devices import compiles_with_xla
+from transformer_xl.decoding import Decoder, Sampling
+from transformer_xl.training.devices import compiles_with_xla, segments_at_once
+from transformer_xl.training.evaluate import joined
 
 
 @pytest.mark.parametrize("outside_xla", [False, True])
@@ -81,5 +87,47 @@ def test_what_auto_chooses(monkeypatch):
     assert not compiles_with_xla("auto")
     assert compiles_with_xla("auto", trains_without_dropout=True)
     assert compiles_with_xla("true") and not compiles_with_xla("false", True)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert segments_at_once(jit_compile=False) == 2 and segments_at_once(jit_compile=True) == 1
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert segments_at_once(jit_compile=False) == 1
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
     devices.append("a GPU")
     assert compiles_with_xla("auto") and not compiles_with_xla("false")
+    assert segments_at_once(jit_compile=False) == 1
+
+
+@pytest.mark.parametrize(
+    ("jit_compile", "num_tokens", "compiled"),
+    [
+        (None, 255, False),
+        (None, 256, True),
+        (None, None, True),
+        (False, 999, False),
+        (True, 1, True),
+    ],
+)
+def test_long_texts_are_written_by_xla(jit_compile, num_tokens, compiled):
+    config = ModelConfig(20, num_layers=1, model_dim=4, num_heads=1, feed_forward_dim=4)
+    decoder = Decoder(TransformerXL(config), Sampling(), 3, (), jit_compile, num_tokens)
+    assert decoder.jit_compile == compiled
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_product_with_the_table_first(jit_compile):
+    random = np.random.default_rng(1)
+    rows, table, bias = (random.normal(size=size) for size in ((3, 5), (7, 5), (7,)))
+    run = tf.function(product, jit_compile=jit_compile)
+    np.testing.assert_allclose(run(rows, table, bias), rows @ table.T + bias, rtol=1e-12)
+
+
+def test_batches_are_joined_and_the_last_is_filled_up():
+    rows = np.arange(30).reshape([5, 2, 3])
+    batches = [(tf.constant(one), tf.constant(one + 100), tf.ones([2, 3])) for one in rows]
+    found = list(joined(batches, 2))
+    tokens, targets, weights = (np.concatenate(parts, 1) for parts in zip(*found))
+    assert [part[0].shape for part in found] == [(2, 6)] * 3
+    np.testing.assert_array_equal(tokens[:, :15], np.concatenate(rows, 1))
+    np.testing.assert_array_equal(targets[:, :15], np.concatenate(rows, 1) + 100)
+    np.testing.assert_array_equal(weights, [[1] * 15 + [0] * 3] * 2)
+    assert list(joined(iter(batches), 1)) == batches

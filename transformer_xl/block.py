@@ -9,7 +9,6 @@ import tensorflow as tf
 from adaptive.weights import fresh
 from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.dropout import dropout, relu_dropout
-from transformer_xl.few_rows import product
 from transformer_xl.shapes import shape_of
 
 # How many sites for dropout a block has: one in its inner layer, one of its own.
@@ -123,7 +122,7 @@ class FeedForward(keras.layers.Layer):
     Call arguments:
       hidden: `[B, L, D]`.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
-      turned: of `few_rows.turned_kernels`, where there are few rows; None for the layer's kernels.
+      turned: of `turned_kernels`, where there are few rows; None for the layer's kernels.
 
     Returns:
       `[B, L, D]` in the compute dtype.
@@ -156,15 +155,13 @@ class FeedForward(keras.layers.Layer):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
         if turned is None:
-            inner = tf.matmul(rows, self.inner_kernel)
+            inner = tf.nn.bias_add(tf.matmul(rows, self.inner_kernel), self.inner_bias)
         else:
-            inner = product(rows, turned[0])
-        inner = tf.nn.bias_add(inner, self.inner_bias)
+            inner = turned[0](rows)
         inner, scale = relu_dropout(inner, self.dropout, seed, self.site)
-        if turned is None:
-            outer = tf.matmul(inner, self.outer_kernel)
-        else:
-            outer = product(inner, turned[1])
+        if turned is not None:
+            return tf.reshape(turned[1](inner), shape_of(hidden))
+        outer = tf.matmul(inner, self.outer_kernel)
         if scale is not None:
             outer *= scale
         outer = tf.nn.bias_add(outer, self.outer_bias)

@@ -12,7 +12,6 @@ from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
 from transformer_xl.attention import attention_weights
 from transformer_xl.config import check_lengths
-from transformer_xl.few_rows import product
 from transformer_xl.memory import Memory
 from transformer_xl.positions import relative_shift
 from transformer_xl.shapes import shape_of
@@ -116,7 +115,7 @@ def extend(
     """Reads a segment behind what is in the cache; see `TransformerXL.extend`.
 
     Args:
-      turned_kernels: of `few_rows.turned_kernels`, for single tokens; None for the model's own.
+      turned_kernels: of `turned_kernels`, for single tokens; None for the model's own.
     """
     config = model.config
     same_length = config.same_length if same_length is None else same_length
@@ -168,7 +167,7 @@ def _read_one(cache, same_length, outside_xla):
             key, value = _keys_and_values(attention, inputs)
             content_BH1K, position_BH1K = _queries(attention, inputs)
         else:
-            thirds = tf.split(product(inputs[:, 0], turned[0]), 3, axis=-1)
+            thirds = tf.split(turned[0](inputs[:, 0]), 3, axis=-1)
             query, key, value = (_heads(attention, third[:, None]) for third in thirds)
             content_BH1K, position_BH1K = _biased(attention, query)
         # Before they are read: else the old rings would have to be kept beside the new ones.
@@ -302,7 +301,11 @@ def _projected_positions(attention, sines_SD):
 def _keys_and_values(attention, inputs_BLD):
     """The pair, `[B, H, L, K]` each."""
     projected = tf.tensordot(inputs_BLD, _cast(attention, attention.key_value_kernel), 1)
-    return tuple(_heads(attention, half) for half in tf.split(projected, 2, axis=-1))
+    # Their heads are laid out together, as if there were twice as many.
+    _, length, size = shape_of(projected)
+    heads = 2 * attention.num_heads
+    split = tf.reshape(projected, [-1, length, heads, size // heads])
+    return tuple(tf.split(tf.transpose(split, [0, 2, 1, 3]), 2, axis=1))
 
 
 def _queries(attention, inputs_BLD):
@@ -323,7 +326,7 @@ def _mixed(attention, scores_BHLS, visible, values_BHSK, turned=None):
     _, length, heads, size = shape_of(context_BLHK)
     context_BLI = tf.reshape(context_BLHK, [-1, length, heads * size])
     if turned is not None:
-        return product(context_BLI[:, 0], turned[1])[:, None]
+        return turned[1](context_BLI[:, 0])[:, None]
     return tf.tensordot(context_BLI, _cast(attention, attention.output_kernel), 1)
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from adaptive import row_noise
 from adaptive.sampling import draw_from
 from transformer_xl.cache import Cache, extend
-from transformer_xl.few_rows import turned_kernels
+from transformer_xl.turned_kernels import turned_kernels
 
 # Tokens of prompts that are read at a time.
 _SEGMENT = 512
@@ -87,6 +87,9 @@ class Decoder:
       jit_compile: whether XLA compiles the loop; None: on GPUs, and on CPUs where much is written.
       num_tokens: how many tokens will be written behind another, at most, in all texts together;
         None for very many. On CPUs XLA takes seconds more to compile, and less time a token.
+
+    Attributes:
+      jit_compile: what was chosen.
     """
 
     def __init__(
@@ -103,7 +106,8 @@ class Decoder:
         if jit_compile is None:
             many = num_tokens is None or num_tokens >= _WORTH_COMPILING
             jit_compile = many or bool(tf.config.list_physical_devices("GPU"))
-        self._jit_compile = jit_compile
+        self.jit_compile = jit_compile
+        self._initial = tf.function(model.initial_cache, autograph=False)
         self._read = tf.function(self._read_segment, autograph=False)
         self._of_weights = tf.function(self._made_of_weights, autograph=False)
         self._write = tf.function(self._write_tokens, autograph=False, jit_compile=jit_compile)
@@ -123,7 +127,7 @@ class Decoder:
         tokens = np.zeros([len(prompts), columns], np.int32)
         for row, prompt in zip(tokens, prompts):
             row[columns - len(prompt) :] = prompt
-        cache = self._model.initial_cache(len(prompts), self._memory_length, width)
+        cache = self._initial(len(prompts), self._memory_length, width)
         for start in range(0, columns, width):
             now = np.clip(lengths - (columns - start - width), 0, width).astype(np.int32)
             segment = tf.constant(tokens[:, start : start + width])
@@ -140,7 +144,7 @@ class Decoder:
             tf.constant(0),
             tf.zeros([len(prompts)], tf.bool),
             tf.constant(seen),
-            *self._of_weights(),
+            *self._of_weights(len(prompts) > 1),
         )
 
     def write(self, state: Writing, num_tokens: int):
@@ -152,11 +156,13 @@ class Decoder:
     def _vocab_size(self):
         return self._model.config.vocab_size
 
-    def _made_of_weights(self):
+    def _made_of_weights(self, several_rows):
         kernels, table = (), ()
-        if not tf.config.list_physical_devices("GPU"):
+        # XLA reads the kernels for a single row as fast as they are.
+        turn = several_rows or not self.jit_compile
+        if turn and not tf.config.list_physical_devices("GPU"):
             kernels = turned_kernels(self._model)
-        if not self._jit_compile:
+        if not self.jit_compile:
             first = tf.convert_to_tensor(self._model.head.linears()[0].table)
             table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
         return kernels, table, self._model.head.tail_bounds()
@@ -186,7 +192,7 @@ class Decoder:
                 self._model,
                 chosen[:, None],
                 state.cache,
-                outside_xla=not self._jit_compile,
+                outside_xla=not self.jit_compile,
                 turned_kernels=state.turned_kernels,
             )
             state = state._replace(

@@ -129,6 +129,7 @@ class Evaluator:
         self.model, self._batches, self._progress = model, batches, progress
         self.attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
         self.jit_compile = compiles_with_xla(config.jit_compile)
+        self._initial_cache = tf.function(model.initial_cache, autograph=False)
         self._step = make_eval_step(
             model, self.jit_compile, self.settings["segment_length"], **self.attention
         )
@@ -147,9 +148,8 @@ class Evaluator:
         if settings["memory_length"] > settings["segment_length"]:
             # What would be projected again for every segment is most of its work.
             clamp_length = settings["clamp_length"]
-            return batches, self.model.initial_cache(
-                *sizes, settings["segment_length"], clamp_length
-            )
+            sizes = (*sizes, settings["segment_length"], clamp_length)
+            return batches, self._initial_cache(*sizes)
         return batches, self.model.initial_memory(*sizes)
 
     def result(self, split: str, max_segments: int = 0) -> EvalResult:
