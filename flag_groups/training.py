@@ -85,7 +85,7 @@ TRAIN_FLAGS = (
         _TRAIN,
         "jit_compile",
         ("auto", "true", "false"),
-        "Whether XLA compiles the steps; auto: on GPUs; on CPUs training without dropout.",
+        "Whether XLA compiles; auto: on GPUs; on CPUs training without dropout, and long texts.",
     ),
     integer_flag(_TRAIN, "eval_batch_size", "Streams in evaluation."),
     integer_flag(
