@@ -87,7 +87,7 @@ def _logits(inputs, table, bias, turned=None):
     if turned is not None:
         products = tf.matmul(inputs, tf.cast(turned, inputs.dtype))
     elif few and inputs.dtype == tf.float32:
-        return few_rows.product(inputs, tf.cast(table, tf.float32), bias)
+        return few_rows.product(inputs, tf.cast(table, tf.float32), tf.cast(bias, tf.float32))
     else:
         products = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
     products = tf.cast(products, tf.float32)
