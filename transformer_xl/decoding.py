@@ -175,7 +175,8 @@ class Decoder:
         """`num_tokens` is the length of `like`, which is there for its shape."""
         batch_size = state.hidden.shape[0]
         filler = self._stop_ids[0] if self._stop_ids else 0
-        tokens = tf.fill([like.shape[0], batch_size], filler)
+        rows = tf.range(batch_size)
+        tokens = tf.fill([batch_size, like.shape[0]], filler)
 
         def goes_on(i, tokens, state):
             del tokens
@@ -187,7 +188,8 @@ class Decoder:
             if self._stop_ids:
                 chosen = tf.where(stopped, filler, chosen)
                 stopped |= tf.reduce_any(chosen[:, None] == tf.constant(self._stop_ids), -1)
-            tokens = tf.tensor_scatter_nd_update(tokens, [[i]], chosen[None])
+            places = tf.stack([rows, tf.fill([batch_size], i)], 1)
+            tokens = tf.tensor_scatter_nd_update(tokens, places, chosen)
             hidden, cache = extend(
                 self._model,
                 chosen[:, None],
@@ -207,7 +209,7 @@ class Decoder:
         _, tokens, state = tf.while_loop(
             goes_on, body, (tf.constant(0), tokens, state), parallel_iterations=1
         )
-        return tf.transpose(tokens), state
+        return tokens, state
 
     def _chosen(self, state):
         """The next token of each row, int32 `[B]`, and what was seen then."""
