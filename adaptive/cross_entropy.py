@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from .chunk import Sources, add_rows, add_targets, as_sources, present
 from .chunk import chunk as _chunk
+from .gradient_rules import as_gradients, first_order_only, unwatched
 from .hidden_states import check_linear, check_same_shape
 
 # A chunk's logits take this much, little beside the gradients (docs/decisions/0002).
@@ -106,7 +107,10 @@ def linear_cross_entropy(
     targets = tf.cast(tf.reshape(targets, [-1]), tf.int32)
     weights = tf.reshape(weights, [-1])
     num_rows = inputs.shape[0] if inputs.shape[0] is not None else tf.shape(inputs)[0]
-    chunk_rows = rows_per_chunk(num_rows, num_classes, few=False, logits_bytes=memory_bytes // 2)
+    multiple = _multiple_of(inputs.dtype)
+    chunk_rows = rows_per_chunk(
+        num_rows, num_classes, few=False, logits_bytes=memory_bytes // 2, multiple=multiple
+    )
     arguments = (inputs, table, bias, targets)
     if training:
         return linear_loss(*arguments, weights, chunk_rows=chunk_rows)
@@ -150,11 +154,11 @@ def linear_nll(
 
     @tf.custom_gradient
     def nll_of(*tensors):
-        values = _run(as_sources(_unwatched(*tensors), sources), targets, None, *settings).nll
+        values = _run(as_sources(unwatched(*tensors), sources), targets, None, *settings).nll
 
         def gradient(upstream):
             result = _run(as_sources(tensors, sources), targets, upstream, *settings)
-            return _as_gradients(result.gradients, tensors)
+            return as_gradients(result.gradients, tensors)
 
         return values, gradient
 
@@ -188,20 +192,20 @@ def linear_losses(
     With `outside_xla` labels are subtracted in place, too.
     """
     sources = Sources(inputs, table, bias, columns)
-    (weights,) = _unwatched(weights)
+    (weights,) = unwatched(weights)
 
     @tf.custom_gradient
     def loss_of(*tensors):
-        unwatched = as_sources(_unwatched(*tensors), sources)
-        result = _run(unwatched, targets, weights, rows, chunk_rows, smoothing, outside_xla)
+        apart = as_sources(unwatched(*tensors), sources)
+        result = _run(apart, targets, weights, rows, chunk_rows, smoothing, outside_xla)
         value = tf.reduce_sum(result.nll * weights)
 
         def gradient(upstream, _):
-            gradients = [_first_order_only(one, *tensors) for one in result.gradients]
+            gradients = [first_order_only(one, *tensors) for one in result.gradients]
             # A loss that is not scaled any more saves a copy of each gradient.
             if tf.get_static_value(upstream) != 1:
                 gradients = [upstream * one for one in gradients]
-            return _as_gradients(gradients, tensors)
+            return as_gradients(gradients, tensors)
 
         return (value, result.nll), gradient
 
@@ -228,7 +232,12 @@ def _run(
         # Losses alone leave no gradient to pass over, so that few rows need no large chunk.
         least = 16 if weights is None else 64
         chunk_rows = rows_per_chunk(
-            count, num_columns, not known, least=least, logits_bytes=logits_bytes
+            count,
+            num_columns,
+            few=not known,
+            least=least,
+            logits_bytes=logits_bytes,
+            multiple=_multiple_of(inputs.dtype),
         )
 
     if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
@@ -282,6 +291,9 @@ def _run(
     num_chunks = (wanted + chunk_rows - 1) // chunk_rows
     most_chunks = -(-num_rows // chunk_rows)
     if not isinstance(most_chunks, int) or most_chunks > 1:
+        # TensorFlow would begin the second while the first still holds its logits.
+        with tf.control_dependencies(state[1:]):
+            state = (tf.identity(state[0]), *state[1:])
         state = tf.while_loop(
             lambda chunk, *_: chunk < num_chunks,
             body,
@@ -293,10 +305,22 @@ def _run(
     return _Result(state[1], tuple(state[2:]))
 
 
+def _multiple_of(dtype):
+    # Matrix units for 16 bits sum over 32 rows at a time: the gradient of a table from 80 rows
+    # takes half as long again as that from 96, with the instructions AMX (docs/speed.md).
+    return 8 if dtype == tf.float32 else 32
+
+
 def rows_per_chunk(
-    num_rows, num_columns: int, few: bool, share: int = 16, least: int = 64, logits_bytes=None
+    num_rows,
+    num_columns: int,
+    few: bool,
+    share: int = 16,
+    least: int = 64,
+    logits_bytes=None,
+    multiple: int = 8,
 ):
-    """A multiple of 8, bounded by the memory that a chunk's logits take.
+    """How many rows a chunk has, bounded by the memory that their logits take.
 
     Args:
       num_rows: of all, an int or an int32 scalar.
@@ -305,44 +329,19 @@ def rows_per_chunk(
       share: the chunk's part of the rows is one of so many, where few are wanted,
       least: but not fewer rows than this.
       logits_bytes: the bound; None means `CHUNK_BYTES`.
+      multiple: of how many rows a chunk is made up, where the bound allows that; else of 8.
 
     Returns:
       An int, or a tensor where the number of rows is known only at run time.
     """
     logits_bytes = CHUNK_BYTES if logits_bytes is None else logits_bytes
-    most = max(8, logits_bytes // (4 * num_columns) // 8 * 8)
+    most = logits_bytes // (4 * num_columns)
+    multiple = multiple if most >= multiple else 8
+    most = max(8, most // multiple * multiple)
     least_of, most_of = (min, max) if isinstance(num_rows, int) else (tf.minimum, tf.maximum)
     if few:
         rows = least_of(num_rows, most_of(least, num_rows // share))
     else:
         # Chunks of one size, as the last one is computed whole.
         rows = -(-num_rows // most_of(1, -(-num_rows // most)))
-    return least_of(most, most_of(8, -(-rows // 8) * 8))
-
-
-def _as_gradients(gradients, tensors):
-    return [tf.cast(gradient, like.dtype) for gradient, like in zip(gradients, tensors)]
-
-
-def _unwatched(*tensors):
-    # A tape would record the values' ops too, and in eager calls keep the logits of every chunk.
-    return [tf.stop_gradient(tensor) for tensor in tensors]
-
-
-def _first_order_only(gradient, *sources):
-    """The gradient, which refuses to be differentiated with respect to its sources.
-
-    It was stored, so a second differentiation would take it for a constant.
-    """
-
-    @tf.custom_gradient
-    def guarded(gradient, *sources):
-        def refuse(*_):
-            raise LookupError(
-                "The fused loss has no second derivative: use nll, and sum it yourself."
-            )
-
-        del sources  # they only have to be arguments
-        return tf.identity(gradient), refuse
-
-    return guarded(gradient, *sources)
+    return least_of(most, most_of(multiple, -(-rows // multiple) * multiple))

@@ -202,6 +202,27 @@ def test_the_logits_of_a_chunk_are_bounded(chunk_sizes, monkeypatch):
     assert set(chunk_sizes) == {16}
 
 
+def test_chunks_of_16_bits_have_multiples_of_32_rows(chunk_sizes, monkeypatch):
+    """What matrix units sum over, unless the bound on memory leaves fewer; the losses are right."""
+    random = np.random.default_rng(0)
+    num_rows, columns = 70, 40
+    draws = [random.normal(size=size) for size in ((num_rows, E), (columns, E))]
+    targets = random.integers(0, columns, num_rows).astype(np.int32)
+    exact = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, draws[0] @ draws[1].T)
+    for dtype, rows_of_logits, chunk in (
+        (tf.float32, 48, 40),
+        (tf.bfloat16, 48, 32),
+        (tf.bfloat16, 1000, num_rows),  # all at once, as they are
+        (tf.float16, 24, 24),
+    ):
+        monkeypatch.setattr(cross_entropy, "CHUNK_BYTES", 4 * rows_of_logits * columns)
+        inputs, table = (tf.cast(draw, dtype) for draw in draws)
+        nll = linear_nll(inputs, table, None, tf.constant(targets))
+        np.testing.assert_allclose(nll, exact, atol=1e-5 if dtype == tf.float32 else 0.2)
+        assert set(chunk_sizes) == {chunk}, dtype
+        chunk_sizes.clear()
+
+
 def test_bfloat16_products():
     """The sum over the words, and the losses, stay in float32: only products are rounded.
 
