@@ -22,6 +22,7 @@ from .hidden_states import check_linear, check_same_shape
 
 # A chunk's logits take this much, little beside the gradients (docs/decisions/0002).
 CHUNK_BYTES = 40 * 2**20
+_FUSED = "The fused loss has no second derivative: use nll, and sum it yourself."
 
 
 class Rows(NamedTuple):
@@ -201,7 +202,9 @@ def linear_losses(
         value = tf.reduce_sum(result.nll * weights)
 
         def gradient(upstream, _):
-            gradients = [first_order_only(one, *tensors) for one in result.gradients]
+            gradients = [
+                first_order_only(one, *tensors, refusal=_FUSED) for one in result.gradients
+            ]
             # A loss that is not scaled any more saves a copy of each gradient.
             if tf.get_static_value(upstream) != 1:
                 gradients = [upstream * one for one in gradients]

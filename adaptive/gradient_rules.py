@@ -17,18 +17,21 @@ def as_gradients(gradients, tensors):
     return [tf.cast(gradient, like.dtype) for gradient, like in zip(gradients, tensors)]
 
 
-def first_order_only(gradient, *sources):
+def first_order_only(gradient, *sources, refusal: str):
     """The gradient, which refuses to be differentiated with respect to its sources.
 
-    It was stored, so a second differentiation would take it for a constant.
+    It was made of what was stored, so a second differentiation would take that for a constant.
+
+    Args:
+      gradient: a tensor.
+      *sources: the tensors that it depends on.
+      refusal: the message of the LookupError.
     """
 
     @tf.custom_gradient
     def guarded(gradient, *sources):
         def refuse(*_):
-            raise LookupError(
-                "The fused loss has no second derivative: use nll, and sum it yourself."
-            )
+            raise LookupError(refusal)
 
         del sources  # they only have to be arguments
         return tf.identity(gradient), refuse

@@ -61,24 +61,50 @@ def test_chunks_are_as_small_as_the_rows_are_few(monkeypatch, outside_xla, count
     assert found == sizes
 
 
-def test_keys_that_are_not_visible_have_no_weight_and_no_gradient():
+@pytest.mark.parametrize(("dtype", "bound"), [(tf.float32, 1e-5), (tf.bfloat16, 2**-8)])
+def test_keys_that_are_not_visible_have_no_weight_and_no_gradient(dtype, bound):
     random = np.random.default_rng(2)
-    scores = random.normal(size=(2, 3, 4, 5)).astype(np.float32)
+    scores = tf.cast(random.normal(size=(2, 3, 4, 5)), dtype)
     visible = np.tril(np.ones((4, 5), bool), 1)[None, None] & (random.random((2, 1, 4, 5)) < 0.7)
     visible[..., 0] = True
-    exponentials = np.where(visible, np.exp(np.float64(scores)), 0)
-    upstream = random.normal(size=scores.shape)
+    exponentials = np.where(visible, np.exp(scores.numpy().astype(np.float64)), 0)
+    upstream = tf.cast(random.normal(size=scores.shape), dtype)
     weights = exponentials / exponentials.sum(-1, keepdims=True)
-    slopes = weights * (upstream - (upstream * weights).sum(-1, keepdims=True))
-    scores = tf.constant(scores)
+    expected = upstream.numpy().astype(np.float64)
+    slopes = weights * (expected - (expected * weights).sum(-1, keepdims=True))
     with tf.GradientTape() as tape:
         tape.watch(scores)
         found = attention_weights(scores, tf.constant(visible))
-        total = tf.reduce_sum(found * tf.constant(upstream, tf.float32))
-    np.testing.assert_allclose(found, weights, rtol=1e-5)
-    np.testing.assert_allclose(tape.gradient(total, scores), slopes, rtol=1e-4, atol=1e-6)
+    found_slopes = tape.gradient(found, scores, output_gradients=upstream)
+    assert found.dtype == found_slopes.dtype == dtype
+    found, found_slopes = (np.float64(one) for one in (found, found_slopes))
+    np.testing.assert_allclose(found, weights, rtol=bound)
+    # Of the slopes the differences of numbers up to 4 are rounded, too.
+    np.testing.assert_allclose(found_slopes, slopes, rtol=10 * bound, atol=bound)
     unseen = ~np.broadcast_to(visible, scores.shape)
-    assert not found.numpy()[unseen].any()
+    assert not found[unseen].any() and not found_slopes[unseen].any()
+
+
+@pytest.mark.parametrize("graph", [False, True])
+def test_attention_in_16_bits_refuses_a_second_derivative(graph):
+    """Its weights are kept rounded, and would count as constants."""
+
+    def twice(scores):
+        with tf.GradientTape() as outer:
+            outer.watch(scores)
+            with tf.GradientTape() as inner:
+                inner.watch(scores)
+                weights = attention_weights(scores, tf.ones([1, 1, 2, 3], tf.bool))
+                total = tf.reduce_sum(weights**2)
+            first = inner.gradient(total, scores)
+            first **= 2  # the slopes of a row add up to 0
+        return outer.gradient(first, scores)
+
+    scores = tf.reshape(tf.range(6.0), [1, 1, 2, 3])
+    call = tf.function(twice, autograph=False) if graph else twice
+    assert np.abs(call(scores)).max() > 0.01
+    with pytest.raises(LookupError, match="16 bits has no second derivative: compute it in float"):
+        call(tf.cast(scores, tf.bfloat16))
 
 
 def test_what_auto_chooses(monkeypatch):

@@ -7,6 +7,7 @@ K head size.
 import keras
 import tensorflow as tf
 
+from adaptive.gradient_rules import first_order_only
 from adaptive.weights import fresh
 from transformer_xl.dropout import dropout
 from transformer_xl.positions import relative_shift
@@ -64,13 +65,34 @@ def attention_weights(scores_BHLS, visible):
       visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is.
 
     Returns:
-      `[B, H, L, S]`; 0 where not visible.
+      `[B, H, L, S]`; 0 where not visible. It has no second derivative in 16 bits.
     """
     # A sum and not a choice, which would need another array and, in the backward pass, another.
     unseen = tf.where(visible, 0.0, -1e30)
-    # Float32, since the sum over many keys decides probabilities.
-    weights = tf.nn.softmax(tf.cast(scores_BHLS, tf.float32) + unseen)
-    return tf.cast(weights, scores_BHLS.dtype)
+    if scores_BHLS.dtype == tf.float32:
+        return tf.nn.softmax(scores_BHLS + unseen)
+
+    @tf.custom_gradient
+    def softmax(scores_BHLS):
+        # Float32, since the sum over many keys decides probabilities.
+        weights = tf.nn.softmax(tf.cast(scores_BHLS, tf.float32) + unseen)
+        weights = tf.cast(weights, scores_BHLS.dtype)
+
+        def gradient(upstream):
+            # From the rounded weights, which are kept anyway: those in float32 would be kept
+            # beside them, and are the largest tensors that a layer keeps.
+            chances, slopes = (tf.cast(one, tf.float32) for one in (weights, upstream))
+            slopes = chances * (slopes - tf.reduce_sum(chances * slopes, -1, keepdims=True))
+            return first_order_only(
+                tf.cast(slopes, scores_BHLS.dtype),
+                scores_BHLS,
+                upstream,
+                refusal="Attention in 16 bits has no second derivative: compute it in float32.",
+            )
+
+        return weights, gradient
+
+    return softmax(scores_BHLS)
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
