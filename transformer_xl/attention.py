@@ -81,7 +81,9 @@ def attention_weights(scores_BHLS, visible):
         def gradient(upstream):
             # From the rounded weights, which are kept anyway: those in float32 would be kept
             # beside them, and are the largest tensors that a layer keeps.
-            chances, slopes = (tf.cast(one, tf.float32) for one in (weights, upstream))
+            with tf.control_dependencies([upstream]):  # else it is done in the forward pass
+                chances = tf.cast(weights, tf.float32)
+            slopes = tf.cast(upstream, tf.float32)
             slopes = chances * (slopes - tf.reduce_sum(chances * slopes, -1, keepdims=True))
             return first_order_only(
                 tf.cast(slopes, scores_BHLS.dtype),
