@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from adaptive import cross_entropy
+from adaptive import cross_entropy, few_rows
 from adaptive.cross_entropy import Rows, linear_nll
+from adaptive.factored import Linear, logits_of
 from adaptive.few_rows import product
 from tests.test_cross_entropy import draw, expected, tensors
 from transformer_xl import ModelConfig, TransformerXL
@@ -87,11 +88,15 @@ def test_what_auto_chooses(monkeypatch):
     assert not compiles_with_xla("auto")
     assert compiles_with_xla("auto", trains_without_dropout=True)
     assert compiles_with_xla("true") and not compiles_with_xla("false", True)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert segments_at_once(jit_compile=False) == 2 and segments_at_once(jit_compile=True) == 1
+    # The cores of this process, where the system says which they are.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    assert segments_at_once(jit_compile=False) == 1
+    assert segments_at_once(jit_compile=False) == 2 and segments_at_once(jit_compile=True) == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert segments_at_once(jit_compile=False) == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert segments_at_once(jit_compile=False) == 2
     devices.append("a GPU")
     assert compiles_with_xla("auto") and not compiles_with_xla("false")
     assert segments_at_once(jit_compile=False) == 1
@@ -119,6 +124,30 @@ def test_product_with_the_table_first(jit_compile):
     rows, table, bias = (random.normal(size=size) for size in ((3, 5), (7, 5), (7,)))
     run = tf.function(product, jit_compile=jit_compile)
     np.testing.assert_allclose(run(rows, table, bias), rows @ table.T + bias, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "num_rows", "dtype", "biased", "expected"),
+    [
+        ([], 16, tf.float32, True, True),
+        ([], 17, tf.float32, True, False),
+        ([], 16, tf.bfloat16, True, False),
+        ([], 16, tf.float32, False, False),
+        (["a GPU"], 16, tf.float32, True, False),
+    ],
+)
+def test_logits_of_few_rows(monkeypatch, gpus, num_rows, dtype, biased, expected):
+    called = []
+    monkeypatch.setattr(few_rows, "product", lambda *args: called.append(1) or product(*args))
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    random = np.random.default_rng(1)
+    rows, table, bias = (random.normal(size=size) for size in ((num_rows, 5), (7, 5), (7,)))
+    logits, _ = logits_of(
+        tf.cast(rows, dtype), Linear(tf.cast(table, dtype), bias if biased else None, None)
+    )
+    near = 2e-6 if dtype == tf.float32 else 0.1
+    np.testing.assert_allclose(logits, rows @ table.T + bias * biased, rtol=0, atol=near)
+    assert bool(called) == expected
 
 
 def test_batches_are_joined_and_the_last_is_filled_up():
