@@ -105,10 +105,10 @@ def test_what_auto_chooses(monkeypatch):
 @pytest.mark.parametrize(
     ("jit_compile", "num_tokens", "compiled"),
     [
-        (None, 255, False),
-        (None, 256, True),
+        (None, 999, False),
+        (None, 1000, True),
         (None, None, True),
-        (False, 999, False),
+        (False, 9999, False),
         (True, 1, True),
     ],
 )
