@@ -118,6 +118,17 @@ def test_long_texts_are_written_by_xla(jit_compile, num_tokens, compiled):
     assert decoder.jit_compile == compiled
 
 
+@pytest.mark.parametrize(
+    ("jit_compile", "turned"), [(True, [False, True, True, False]), (False, [False] * 4)]
+)
+def test_kernels_are_turned_for_few_rows_under_xla(jit_compile, turned):
+    config = ModelConfig(20, num_layers=1, model_dim=4, num_heads=1, feed_forward_dim=4)
+    decoder = Decoder(TransformerXL(config), Sampling(), 3, (), jit_compile)
+    for rows, wanted in zip((1, 2, 32, 33), turned):
+        state = decoder.begin([[1]] * rows, np.zeros([rows, 2], np.int32))
+        assert bool(state.of_weights.turned_kernels) == wanted
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_product_with_the_table_first(jit_compile):
     random = np.random.default_rng(1)

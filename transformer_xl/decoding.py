@@ -21,6 +21,10 @@ _SEGMENT = 512
 # `wikitext103_base`, several times as many for a model of a few narrow layers (docs/speed.md).
 _WORTH_COMPILING = 1000
 
+# Under XLA products of so many rows take less time with the kernels turned, of one row they do not,
+# and without XLA of no number of rows (docs/decisions/0012).
+_TURNED_FROM, _TURNED_TO = 2, 32
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
@@ -153,7 +157,7 @@ class Decoder:
             tf.constant(0),
             tf.zeros([len(prompts)], tf.bool),
             tf.constant(seen),
-            self._of_weights(len(prompts) > 1),
+            self._of_weights(self._turns_kernels(len(prompts))),
         )
 
     def write(self, state: Writing, num_tokens: int):
@@ -171,12 +175,12 @@ class Decoder:
     def _vocab_size(self):
         return self._model.config.vocab_size
 
-    def _made_of_weights(self, several_rows):
-        kernels, table = (), ()
-        # XLA reads the kernels for a single row as fast as they are.
-        turn = several_rows or not self.jit_compile
-        if turn and not tf.config.list_physical_devices("GPU"):
-            kernels = turned_kernels(self._model)
+    def _turns_kernels(self, num_rows):
+        few = _TURNED_FROM <= num_rows <= _TURNED_TO
+        return few and self.jit_compile and not tf.config.list_physical_devices("GPU")
+
+    def _made_of_weights(self, turn):
+        kernels, table = turned_kernels(self._model) if turn else (), ()
         if not self.jit_compile:
             first = tf.convert_to_tensor(self._model.head.linears()[0].table)
             table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
