@@ -83,15 +83,25 @@ def logits_of_columns(inputs, linear: Linear):
 
 
 def _logits(inputs, table, bias, turned=None):
-    few = inputs.shape[0] is not None and inputs.shape[0] <= few_rows.FEW and bias is not None
     if turned is not None:
         products = tf.matmul(inputs, tf.cast(turned, inputs.dtype))
-    elif few and inputs.dtype == tf.float32:
+    elif _is_faster_with_the_table_first(inputs, bias):
         return few_rows.product(inputs, tf.cast(table, tf.float32), tf.cast(bias, tf.float32))
     else:
         products = tf.matmul(inputs, tf.cast(table, inputs.dtype), transpose_b=True)
     products = tf.cast(products, tf.float32)
     return products if bias is None else products + tf.cast(bias, tf.float32)
+
+
+def _is_faster_with_the_table_first(inputs, bias):
+    num_rows = inputs.shape[0]
+    return (
+        num_rows is not None
+        and num_rows <= few_rows.FEW
+        and inputs.dtype == tf.float32
+        and bias is not None  # which keeps XLA from turning the product back
+        and not tf.config.list_logical_devices("GPU")
+    )
 
 
 def normaliser(words, columns):

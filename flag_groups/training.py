@@ -85,7 +85,8 @@ TRAIN_FLAGS = (
         _TRAIN,
         "jit_compile",
         ("auto", "true", "false"),
-        "Whether XLA compiles; auto: on GPUs; on CPUs training without dropout, and long texts.",
+        "Whether XLA compiles; auto: on GPUs; on CPUs training without dropout, and generation "
+        "where 1,000 tokens or more are written one after another, in all texts.",
     ),
     integer_flag(_TRAIN, "eval_batch_size", "Streams in evaluation."),
     integer_flag(

@@ -37,7 +37,11 @@ def set_up():
         print(
             f"warning: not in the vocabulary, read as <unk>: {' '.join(unknown)}", file=sys.stderr
         )
-    num_batches = -(-len(prompts) * text.NUM_SAMPLES.value // config.eval_batch_size)
+    num_texts = len(prompts) * text.NUM_SAMPLES.value
+    num_batches = -(-num_texts // config.eval_batch_size)
+    # As even as they can be, and what the last one lacks is written twice: a batch of another size
+    # would be compiled for itself.
+    batch_size = -(-num_texts // num_batches)
     decoder = Decoder(
         model,
         sampling,
@@ -48,14 +52,15 @@ def set_up():
     )
 
     def run():
-        several = len(prompts) * text.NUM_SAMPLES.value > 1
+        several = num_texts > 1
         jobs = [(prompt, number) for prompt in encoded for number in range(text.NUM_SAMPLES.value)]
-        for start in range(0, len(jobs), config.eval_batch_size):
-            group = jobs[start : start + config.eval_batch_size]
-            texts = [GrowingText(vocabulary, prompt) for prompt, _ in group]
-            seeds = [(config.seed, number) for _, number in group]
+        for start in range(0, num_texts, batch_size):
+            group = jobs[start : start + batch_size]
+            filled = group + group[-1:] * (batch_size - len(group))
+            texts = [GrowingText(vocabulary, prompt) for prompt, _ in filled]
+            seeds = [(config.seed, number) for _, number in filled]
             _write(decoder, texts, seeds, shown=None if several else sys.stdout)
-            for offset, grown in enumerate(texts):
+            for offset, grown in enumerate(texts[: len(group)]):
                 if several:
                     prompt, number = divmod(start + offset, text.NUM_SAMPLES.value)
                     say(

@@ -9,13 +9,19 @@ import tensorflow as tf
 from data_utils import EvalSegments
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
 from transformer_xl.config import evaluation_lengths
-from transformer_xl.training.breakdown import Bands, break_down, frequency_bands
+from transformer_xl.training.breakdown import (
+    Bands,
+    break_down,
+    frequency_bands,
+    make_breakdown_step,
+)
 from transformer_xl.training.breakdown_report import (
     breakdown_tables,
     draw_breakdown,
     settings_line,
 )
 from transformer_xl.training.evaluate import Evaluator
+from transformer_xl.training.steps import make_eval_step
 
 IDS = np.random.default_rng(3).zipf(1.3, 150).clip(max=120).astype("int32") - 1
 LENGTH = 7
@@ -99,6 +105,47 @@ def test_bands_and_positions_add_up_to_the_evaluation():
     assert sum(row["share_of_loss"] for row in rows) == pytest.approx(1)
     # Streams of 38, 38, 38 and 36 tokens: five segments each, and three tokens, or one.
     assert positions["tokens"] == [24, 23, 23, 20, 20, 20, 20]
+
+
+class GivenLosses:
+    """In place of a model: losses are the targets' entries of a table."""
+
+    def __init__(self, table):
+        self._table = tf.constant(table)
+
+    def nll(self, tokens, targets, memory, **named):
+        del tokens, named
+        return tf.gather(self._table, targets), memory
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_has_no_weight_is_left_out_and_nothing_else(value):
+    model = GivenLosses([1.0, 2.0, value])
+    tokens, memory = tf.zeros([2, 4], tf.int32), tf.zeros([])
+    weights = tf.constant([[1.0, 0.5, 1, 0], [1, 1, 0, 0]])
+    bands = Bands(("common", "rare"), (0, 1), 3)
+    parts, eval_step = make_breakdown_step(model, bands, False, 2), make_eval_step(model, False, 2)
+    targets = tf.constant([[0, 1, 0, 2], [1, 0, 2, 2]])
+    _, sums = eval_step(tokens, targets, weights, memory)
+    assert (float(sums.nll), float(sums.weight)) == (6.0, 4.5)
+    _, sums = parts(tokens, targets, weights, memory)
+    np.testing.assert_array_equal(sums, [[3, 3, 4, 2], [3, 1.5, 3, 1.5]])
+    # A target that counts is seen to have no loss.
+    targets = tf.constant([[0, 1, 2, 2], [1, 0, 2, 2]])
+    _, sums = eval_step(tokens, targets, weights, memory)
+    assert not np.isfinite(sums.nll)
+    _, sums = parts(tokens, targets, weights, memory)
+    assert not np.isfinite(sums[0, 1]) and not np.isfinite(sums[0, 2])
+
+
+def test_a_batch_is_whole_segments():
+    model = GivenLosses([1.0])
+    batch = (tf.zeros([2, 5], tf.int32), tf.zeros([2, 5], tf.int32), tf.ones([2, 5]), tf.zeros([]))
+    bands = frequency_bands(9)
+    steps = make_eval_step(model, False, 2), make_breakdown_step(model, bands, False, 2)
+    for step in steps:
+        with pytest.raises(ValueError, match="multiple of segment_length, which is 2. Received: 5"):
+            step(*batch)
 
 
 def test_bands_by_rank_where_there_are_no_clusters():

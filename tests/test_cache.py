@@ -8,8 +8,11 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
-from transformer_xl.cache import Cache, cache_of
+from transformer_xl.cache import Cache, cache_of, extend
+from transformer_xl.training import evaluate as evaluation
 from transformer_xl.training.evaluate import Evaluator
+from transformer_xl.training.steps import nll_in_turn
+from transformer_xl.turned_kernels import turned_kernels
 
 CONFIG = ModelConfig(
     vocab_size=23,
@@ -166,8 +169,41 @@ def test_refuses_lengths_that_do_not_fit():
         model.extend(tokens, model.initial_cache(BATCH, 0), same_length=True)
 
 
+@pytest.mark.parametrize("layer_norm", ["post", "pre"])
+def test_turned_kernels_are_the_same_kernels(layer_norm):
+    model = model_of(layer_norm=layer_norm)
+    kernels = turned_kernels(model)
+    plain = turned = model.initial_cache(BATCH)
+    for tokens in segments((1,) * 7):
+        expected, plain = extend(model, tokens, plain)
+        found, turned = extend(model, tokens, turned, turned_kernels=kernels)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    for one, other in zip(tf.nest.flatten(turned), tf.nest.flatten(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_two_segments_in_turn_are_two_calls(cached):
+    model = model_of()
+    # A memory longer than a segment, so that the second reads of both.
+    start = (model.initial_cache if cached else model.initial_memory)(BATCH, 6)
+    (tokens,) = segments((9,))
+    inputs, targets = tokens[:, :8], tokens[:, 1:]
+    found, after = nll_in_turn(model, inputs, targets, start, 4)
+    first, between = model.nll(inputs[:, :4], targets[:, :4], start, training=False)
+    second, last = model.nll(inputs[:, 4:], targets[:, 4:], between, training=False)
+    np.testing.assert_allclose(found, tf.concat([first, second], 1), rtol=1e-6)
+    for one, other in zip(tf.nest.flatten(after), tf.nest.flatten(last), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
+    # The second does depend on the first.
+    forgotten, _ = model.nll(inputs[:, 4:], targets[:, 4:], start, training=False)
+    assert np.abs(forgotten - second).max() > 1e-3
+
+
+@pytest.mark.parametrize("at_once", [1, 2])
 @pytest.mark.parametrize("memory_length, is_cached", [(10, True), (4, False)])
-def test_evaluation_with_a_long_memory(memory_length, is_cached):
+def test_evaluation_with_a_long_memory(memory_length, is_cached, at_once, monkeypatch):
+    monkeypatch.setattr(evaluation, "segments_at_once", lambda jit_compile: at_once)
     model = model_of()
     lengths = {"memory_length": memory_length, "clamp_length": 6, "same_length": True}
     config = TrainConfig(eval_batch_size=BATCH, eval_segment_length=4, jit_compile="false")

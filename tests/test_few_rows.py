@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from adaptive import cross_entropy
+from adaptive import cross_entropy, few_rows
 from adaptive.cross_entropy import Rows, linear_nll
+from adaptive.factored import Linear, logits_of
 from adaptive.few_rows import product
 from tests.test_cross_entropy import draw, expected, tensors
 from transformer_xl import ModelConfig, TransformerXL
@@ -113,11 +114,15 @@ def test_what_auto_chooses(monkeypatch):
     assert not compiles_with_xla("auto")
     assert compiles_with_xla("auto", trains_without_dropout=True)
     assert compiles_with_xla("true") and not compiles_with_xla("false", True)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert segments_at_once(jit_compile=False) == 2 and segments_at_once(jit_compile=True) == 1
+    # The cores of this process, where the system says which they are.
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    assert segments_at_once(jit_compile=False) == 1
+    assert segments_at_once(jit_compile=False) == 2 and segments_at_once(jit_compile=True) == 1
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    assert segments_at_once(jit_compile=False) == 1
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert segments_at_once(jit_compile=False) == 2
     devices.append("a GPU")
     assert compiles_with_xla("auto") and not compiles_with_xla("false")
     assert segments_at_once(jit_compile=False) == 1
@@ -126,10 +131,10 @@ def test_what_auto_chooses(monkeypatch):
 @pytest.mark.parametrize(
     ("jit_compile", "num_tokens", "compiled"),
     [
-        (None, 255, False),
-        (None, 256, True),
+        (None, 999, False),
+        (None, 1000, True),
         (None, None, True),
-        (False, 999, False),
+        (False, 9999, False),
         (True, 1, True),
     ],
 )
@@ -139,12 +144,47 @@ def test_long_texts_are_written_by_xla(jit_compile, num_tokens, compiled):
     assert decoder.jit_compile == compiled
 
 
+@pytest.mark.parametrize(
+    ("jit_compile", "turned"), [(True, [False, True, True, False]), (False, [False] * 4)]
+)
+def test_kernels_are_turned_for_few_rows_under_xla(jit_compile, turned):
+    config = ModelConfig(20, num_layers=1, model_dim=4, num_heads=1, feed_forward_dim=4)
+    decoder = Decoder(TransformerXL(config), Sampling(), 3, (), jit_compile)
+    for rows, wanted in zip((1, 2, 32, 33), turned):
+        state = decoder.begin([[1]] * rows, np.zeros([rows, 2], np.int32))
+        assert bool(state.of_weights.turned_kernels) == wanted
+
+
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_product_with_the_table_first(jit_compile):
     random = np.random.default_rng(1)
     rows, table, bias = (random.normal(size=size) for size in ((3, 5), (7, 5), (7,)))
     run = tf.function(product, jit_compile=jit_compile)
     np.testing.assert_allclose(run(rows, table, bias), rows @ table.T + bias, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "num_rows", "dtype", "biased", "expected"),
+    [
+        ([], 16, tf.float32, True, True),
+        ([], 17, tf.float32, True, False),
+        ([], 16, tf.bfloat16, True, False),
+        ([], 16, tf.float32, False, False),
+        (["a GPU"], 16, tf.float32, True, False),
+    ],
+)
+def test_logits_of_few_rows(monkeypatch, gpus, num_rows, dtype, biased, expected):
+    called = []
+    monkeypatch.setattr(few_rows, "product", lambda *args: called.append(1) or product(*args))
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    random = np.random.default_rng(1)
+    rows, table, bias = (random.normal(size=size) for size in ((num_rows, 5), (7, 5), (7,)))
+    logits, _ = logits_of(
+        tf.cast(rows, dtype), Linear(tf.cast(table, dtype), bias if biased else None, None)
+    )
+    near = 2e-6 if dtype == tf.float32 else 0.1
+    np.testing.assert_allclose(logits, rows @ table.T + bias * biased, rtol=0, atol=near)
+    assert bool(called) == expected
 
 
 def test_batches_are_joined_and_the_last_is_filled_up():

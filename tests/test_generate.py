@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.decoding import Decoder, Sampling
-from transformer_xl.generate import generate, stream
+from transformer_xl.generate import _row_seeds, generate, stream
 
 VOCAB = 11
 CONFIG = ModelConfig(
@@ -114,6 +114,25 @@ def test_chunks_make_the_whole(model):
     assert [part.shape[1] for part in parts] == [3, 3, 2]
     np.testing.assert_array_equal(tf.concat(parts, 1), whole)
     np.testing.assert_array_equal(model.generate(prompts, 8, (1, 2), repetition_penalty=1.5), whole)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_fewer_tokens_are_written_by_the_same_program(model, jit_compile):
+    decoder = Decoder(model, Sampling(), jit_compile=jit_compile)
+    prompts = [[1, 2, 3], [4]]
+    parts = list(stream(decoder, prompts, 10, (1, 2), chunk=4))
+    assert [part.shape[1] for part in parts] == [4, 4, 2]
+    state, texts = decoder.begin(prompts, _row_seeds((1, 2), 2)), []
+    for length in (1, 3, 2, 4):
+        tokens, state = decoder.write(state, length)
+        texts.append(tokens)
+    np.testing.assert_array_equal(tf.concat(texts, 1), tf.concat(parts, 1))
+    assert int(state.place) == 10
+    assert decoder._write.experimental_get_tracing_count() == 1
+    # More than ever before takes another, which writes the same.
+    (whole,) = stream(decoder, prompts, 10, (1, 2), chunk=10)
+    np.testing.assert_array_equal(tf.concat(parts, 1), whole)
+    assert decoder._write.experimental_get_tracing_count() == 2
 
 
 def test_rows_stop_for_themselves(model):

@@ -16,6 +16,7 @@ from data_utils import ByteVocabulary, WordVocabulary
 from data_utils.detokenization import detokenized
 from modes import generation
 from transformer_xl import ModelConfig, TransformerXL
+from transformer_xl.decoding import Decoder
 
 TOKENS = ["<eos>", "<unk>", "the", "cat", ",", ".", "@-@", '"', "'s", "(", ")", "said", "it"]
 VOCABULARY = WordVocabulary.from_counts({t: 100 - i for i, t in enumerate(TOKENS)})
@@ -81,8 +82,16 @@ def test_prompts_from_a_file_and_from_standard_input(model, run, tmp_path, monke
     path.write_text("\n".join(prompts) + "\n")
     wanted = "".join(f"--- {n}.1\n{expected(model, p)}\n" for n, p in enumerate(prompts, 1))
     assert run(f"--input_file={path}").out == wanted
-    # In groups, too.
+    # In groups, too, the last of which is as large as the others.
+    sizes, begin = [], Decoder.begin
+
+    def spy(decoder, rows, seeds):
+        sizes.append(len(rows))
+        return begin(decoder, rows, seeds)
+
+    monkeypatch.setattr(Decoder, "begin", spy)
     assert run(f"--input_file={path}", "--eval_batch_size=2").out == wanted
+    assert sizes == [2, 2]
     stdin = io.TextIOWrapper(io.BytesIO(path.read_bytes()))
     monkeypatch.setattr(sys, "stdin", stdin)
     assert run("--input_file=-").out == wanted

@@ -17,8 +17,13 @@ from transformer_xl.turned_kernels import turned_kernels
 # Tokens of prompts that are read at a time.
 _SEGMENT = 512
 
-# So many tokens make up for the seconds that XLA takes to compile on a CPU (docs/speed.md).
-_WORTH_COMPILING = 256
+# So many tokens make up for the seconds that XLA takes to compile on a CPU: 300 to 650 for
+# `wikitext103_base`, several times as many for a model of a few narrow layers (docs/speed.md).
+_WORTH_COMPILING = 1000
+
+# Under XLA products of so many rows take less time with the kernels turned, of one row they do not,
+# and without XLA of no number of rows (docs/decisions/0012).
+_TURNED_FROM, _TURNED_TO = 2, 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +64,15 @@ class Sampling:
         return self.repetition_penalty != 1
 
 
+class OfWeights(NamedTuple):
+    """What depends on the weights alone and is made once a text."""
+
+    # Kernels and the head's table as CPUs read them fast; () where they are not laid out anew.
+    turned_kernels: tuple
+    head_table: tuple
+    tail_bounds: tuple  # what searches need of the tails
+
+
 class Writing(NamedTuple):
     """The state between two tokens."""
 
@@ -68,11 +82,7 @@ class Writing(NamedTuple):
     place: tf.Tensor  # int32 scalar, how many tokens were written
     stopped: tf.Tensor  # bool [B]
     seen: tf.Tensor  # bool [B, V]; [B, 0] where nothing asks
-    # What depends on the weights alone and is made once a text: kernels and the head's table as
-    # CPUs read them fast, () where they are not laid out anew; what searches need of the tails.
-    turned_kernels: tuple
-    head_table: tuple
-    tail_bounds: tuple
+    of_weights: OfWeights | tuple  # () inside the loop, which would return copies
 
 
 class Decoder:
@@ -84,9 +94,11 @@ class Decoder:
       memory_length: positions remembered; None for the configuration's.
       stop_ids: a row that has written one of these is at its end; the rest of it repeats the
         first of them.
-      jit_compile: whether XLA compiles the loop; None: on GPUs, and on CPUs where much is written.
-      num_tokens: how many tokens will be written behind another, at most, in all texts together;
-        None for very many. On CPUs XLA takes seconds more to compile, and less time a token.
+      jit_compile: whether XLA compiles the loop; None: on GPUs, and on CPUs where 1,000 tokens or
+        more are written.
+      num_tokens: how many tokens will be written one after another, at most, summed over texts
+        that are not in the same batch; None for very many. On CPUs XLA takes seconds more to
+        compile, and less time a token.
 
     Attributes:
       jit_compile: what was chosen.
@@ -107,6 +119,7 @@ class Decoder:
             many = num_tokens is None or num_tokens >= _WORTH_COMPILING
             jit_compile = many or bool(tf.config.list_physical_devices("GPU"))
         self.jit_compile = jit_compile
+        self._most_tokens = 0
         self._initial = tf.function(model.initial_cache, autograph=False)
         self._read = tf.function(self._read_segment, autograph=False)
         self._of_weights = tf.function(self._made_of_weights, autograph=False)
@@ -144,46 +157,52 @@ class Decoder:
             tf.constant(0),
             tf.zeros([len(prompts)], tf.bool),
             tf.constant(seen),
-            *self._of_weights(len(prompts) > 1),
+            self._of_weights(self._turns_kernels(len(prompts))),
         )
 
     def write(self, state: Writing, num_tokens: int):
-        """The pair (int32 `[B, num_tokens]`, the state after them)."""
-        tokens, state = self._write(state, tf.constant(num_tokens), tf.zeros([num_tokens]))
-        return tokens, state
+        """The pair (int32 `[B, num_tokens]`, the state after them).
+
+        What was compiled for the most tokens so far writes fewer too.
+        """
+        self._most_tokens = max(self._most_tokens, num_tokens)
+        changing, of_weights = state._replace(of_weights=()), state.of_weights
+        room = tf.zeros([self._most_tokens])
+        tokens, changing = self._write(changing, of_weights, tf.constant(num_tokens), room)
+        return tokens[:, :num_tokens], changing._replace(of_weights=of_weights)
 
     @property
     def _vocab_size(self):
         return self._model.config.vocab_size
 
-    def _made_of_weights(self, several_rows):
-        kernels, table = (), ()
-        # XLA reads the kernels for a single row as fast as they are.
-        turn = several_rows or not self.jit_compile
-        if turn and not tf.config.list_physical_devices("GPU"):
-            kernels = turned_kernels(self._model)
+    def _turns_kernels(self, num_rows):
+        few = _TURNED_FROM <= num_rows <= _TURNED_TO
+        return few and self.jit_compile and not tf.config.list_physical_devices("GPU")
+
+    def _made_of_weights(self, turn):
+        kernels, table = turned_kernels(self._model) if turn else (), ()
         if not self.jit_compile:
             first = tf.convert_to_tensor(self._model.head.linears()[0].table)
             table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
-        return kernels, table, self._model.head.tail_bounds()
+        return OfWeights(kernels, table, self._model.head.tail_bounds())
 
     def _read_segment(self, tokens, lengths, cache):
         hidden, cache = self._model.extend(tokens, cache, lengths=lengths)
         return hidden[:, -1], cache
 
-    def _write_tokens(self, state, num_tokens, like):
-        """`num_tokens` is the length of `like`, which is there for its shape."""
+    def _write_tokens(self, state, of_weights, num_tokens, room):
+        """`room` is there for its shape, at least `num_tokens` long."""
         batch_size = state.hidden.shape[0]
         filler = self._stop_ids[0] if self._stop_ids else 0
         rows = tf.range(batch_size)
-        tokens = tf.fill([batch_size, like.shape[0]], filler)
+        tokens = tf.fill([batch_size, room.shape[0]], filler)
 
         def goes_on(i, tokens, state):
             del tokens
             return (i < num_tokens) & ~tf.reduce_all(state.stopped)
 
         def body(i, tokens, state):
-            chosen, seen = self._chosen(state)
+            chosen, seen = self._chosen(state, of_weights)
             stopped = state.stopped
             if self._stop_ids:
                 chosen = tf.where(stopped, filler, chosen)
@@ -195,7 +214,7 @@ class Decoder:
                 chosen[:, None],
                 state.cache,
                 outside_xla=not self.jit_compile,
-                turned_kernels=state.turned_kernels,
+                turned_kernels=of_weights.turned_kernels,
             )
             state = state._replace(
                 hidden=hidden[:, 0],
@@ -211,15 +230,15 @@ class Decoder:
         )
         return tokens, state
 
-    def _chosen(self, state):
+    def _chosen(self, state, of_weights):
         """The next token of each row, int32 `[B]`, and what was seen then."""
         sampling, head = self._sampling, self._model.head
         seeds = row_noise.fold_in(state.seeds, state.place, 1)
         bounds = (sampling.temperature, sampling.top_k or None, sampling.top_p)
         if not sampling.penalises:
             first, *tails = head.linears()
-            linears = (first._replace(turned=next(iter(state.head_table), None)), *tails)
-            chosen = head.sample(state.hidden, seeds, *bounds, state.tail_bounds, linears)
+            linears = (first._replace(turned=next(iter(of_weights.head_table), None)), *tails)
+            chosen = head.sample(state.hidden, seeds, *bounds, of_weights.tail_bounds, linears)
             return chosen, state.seen
         log_prob = head.log_prob(state.hidden)
         penalised = log_prob * sampling.repetition_penalty

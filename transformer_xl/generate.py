@@ -37,8 +37,8 @@ def generate(
       temperature, top_k, top_p, repetition_penalty: of `Sampling`.
       stop_ids: where one of these is written, a row ends; the first of them fills it up.
       memory_length: positions remembered; None for the configuration's.
-      jit_compile: whether XLA compiles the loop; None: on GPUs, and on CPUs where `num_tokens` are
-        so many that it is worth its time.
+      jit_compile: whether XLA compiles the loop; None: on GPUs, and on CPUs where `num_tokens` is
+        1,000 or more, which makes up for its time.
 
     Returns:
       int32 `[B, num_tokens]`, without the prompt.

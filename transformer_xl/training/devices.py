@@ -61,5 +61,12 @@ def segments_at_once(jit_compile: bool) -> int:
     Args:
       jit_compile: whether XLA compiles the step, which computes one thing after another.
     """
-    alone = jit_compile or os.cpu_count() == 1 or tf.config.list_physical_devices("GPU")
+    alone = jit_compile or _num_cores() == 1 or tf.config.list_physical_devices("GPU")
     return 1 if alone else 2
+
+
+def _num_cores():
+    # In a container, or under taskset, not all of the machine's.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()

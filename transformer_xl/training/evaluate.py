@@ -51,7 +51,8 @@ def evaluate(
 
     Args:
       eval_step: of `steps.make_eval_step`.
-      batches: of (tokens, targets, weights), each `[B, L]`, with a weight of 0 at padding.
+      batches: of (tokens, targets, weights), each `[B, L]`, or `[B, n * L]` where the step reads n
+        segments, with a weight of 0 at padding.
       memory: the `Memory` or `Cache` before the first.
       progress: called with the number of batches done, after each.
 
@@ -119,7 +120,8 @@ class Evaluator:
           lengths: of `config.evaluation_lengths`.
           batches: of a split, a batch size and a segment length makes a dataset of (tokens,
             targets, weights).
-          progress: called now and then, with a number that grows.
+          progress: called after each step with the number of steps done, of as many segments each
+            as `segments_at_once` says.
         """
         self.settings = {
             "batch_size": config.eval_batch_size,
@@ -138,6 +140,11 @@ class Evaluator:
         """The pair (batches of a split, the `Memory` or `Cache` before the first).
 
         A batch holds one segment of each row, or several that follow one another.
+
+        Args:
+          split: the name of a split.
+          max_segments: how many segments of each row there are at most; 0 for all. Filler, with
+            weights of 0, comes on top of them.
         """
         settings = self.settings
         batches = self._batches(split, settings["batch_size"], settings["segment_length"])

@@ -164,7 +164,9 @@ def make_eval_step(model, jit_compile: bool = False, segment_length: int | None 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def eval_step(tokens, targets, weights, memory: Memory):
         nll, memory = nll_in_turn(model, tokens, targets, memory, segment_length, **lengths)
-        return memory, EvalSums(tf.reduce_sum(nll * weights), tf.reduce_sum(weights))
+        # A weight of 0 leaves out what stands there, also where it is not a number.
+        weighted = tf.where(weights > 0, nll * weights, 0.0)
+        return memory, EvalSums(tf.reduce_sum(weighted), tf.reduce_sum(weights))
 
     return eval_step
 
@@ -185,8 +187,17 @@ def nll_in_turn(model, tokens, targets, memory, segment_length: int | None, **na
 
     Returns:
       The pair (nats, float32 `[B, n * L]`; the next `Memory` or `Cache`).
+
+    Raises:
+      ValueError: when it is traced, if a batch is not made of whole segments.
     """
-    num_segments = 1 if segment_length is None else tokens.shape[1] // segment_length
+    width = tokens.shape[1]
+    if segment_length is not None and width % segment_length:
+        raise ValueError(
+            "The width of a batch must be a multiple of segment_length, which is "
+            f"{segment_length}. Received: {width}. Fill the last segment up with weights of 0."
+        )
+    num_segments = 1 if segment_length is None else width // segment_length
     parts = []
     for some, of_them in zip(*(tf.split(ids, num_segments, 1) for ids in (tokens, targets))):
         nll, memory = model.nll(some, of_them, memory, training=False, **named)
