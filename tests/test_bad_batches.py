@@ -46,6 +46,7 @@ def test_one_is_left_out_and_counted(text, tmp_path, capsys, poisoned):  # noqa:
     assert not re.search(r"step 4/24 .* left out", printed)
 
 
+@pytest.mark.slow
 def test_ten_in_a_row_stop_the_run_which_goes_on_without_them(
     text,  # noqa: F811
     tmp_path,

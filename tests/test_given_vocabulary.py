@@ -91,6 +91,7 @@ def test_bad_settings(corpus, settings, message, tmp_path):
     assert not (tmp_path / "p").exists()
 
 
+@pytest.mark.slow
 def test_preparing_ahead_of_time_for_given_weights(tmp_path, capsys):
     unpack("huggingface_div4_untied", tmp_path / "weights")
     words = ["<eos>", "<unk>", *(f"word{i}" for i in range(51))]

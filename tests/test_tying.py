@@ -126,7 +126,14 @@ def numbers_in_file(path):
     return sum(size for name, size in sizes.items() if not name.startswith("optimizer"))
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        # The ways of the others, in other combinations.
+        pytest.param(kind, marks=pytest.mark.slow) if kind in ("subclassed", "sampled") else kind
+        for kind in MODELS
+    ],
+)
 def test_saved_once_and_tied_after_loading(kind, tmp_path):
     model = MODELS[kind]()
     model.fit(X, Y, verbose=0)
