@@ -86,28 +86,6 @@ def test_keys_that_are_not_visible_have_no_weight_and_no_gradient(dtype, bound):
     assert not found[unseen].any() and not found_slopes[unseen].any()
 
 
-@pytest.mark.parametrize("graph", [False, True])
-def test_attention_in_16_bits_refuses_a_second_derivative(graph):
-    """Its weights are kept rounded, and would count as constants."""
-
-    def twice(scores):
-        with tf.GradientTape() as outer:
-            outer.watch(scores)
-            with tf.GradientTape() as inner:
-                inner.watch(scores)
-                weights = attention_weights(scores, tf.ones([1, 1, 2, 3], tf.bool))
-                total = tf.reduce_sum(weights**2)
-            first = inner.gradient(total, scores)
-            first **= 2  # the slopes of a row add up to 0
-        return outer.gradient(first, scores)
-
-    scores = tf.reshape(tf.range(6.0), [1, 1, 2, 3])
-    call = tf.function(twice, autograph=False) if graph else twice
-    assert np.abs(call(scores)).max() > 0.01
-    with pytest.raises(LookupError, match="16 bits has no second derivative: compute it in float"):
-        call(tf.cast(scores, tf.bfloat16))
-
-
 def test_what_auto_chooses(monkeypatch):
     devices = []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices)
