@@ -23,4 +23,21 @@ def product(rows, table, bias):
     Returns:
       `[T, V]`.
     """
-    return tf.transpose(tf.matmul(table, rows, transpose_b=True) + bias[:, None])
+    products = on_all_cores(tf.matmul(table, rows, transpose_b=True), rows.shape[0])
+    return tf.transpose(products + bias[:, None])
+
+
+def on_all_cores(products, num_rows: int | None):
+    """Products that something is to be added to, so that XLA on CPUs computes them on all cores.
+
+    It makes one loop of the product of a single row and an addition, which one core goes through;
+    of a product alone a task for all of them. A maximum with the least number stands between, and
+    changes nothing but an infinity below 0.
+
+    Args:
+      products: a float tensor.
+      num_rows: of the factor that is not a table; None where that is not known.
+    """
+    if num_rows != 1 or tf.config.list_logical_devices("GPU"):
+        return products
+    return tf.maximum(products, products.dtype.min)

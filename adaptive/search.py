@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from . import few_rows
 from .clusters import Clusters
 from .cross_entropy import rows_per_chunk
 from .factored import Linear, logits_of, logits_of_columns, normaliser, projected_inputs
@@ -224,7 +225,8 @@ def _likeliest(features, linear: Linear):
     """
     inputs = projected_inputs(features, linear)
     table = tf.cast(linear.table, inputs.dtype)
-    words = tf.cast(tf.matmul(table, inputs, transpose_b=True), tf.float32)
+    words = few_rows.on_all_cores(tf.matmul(table, inputs, transpose_b=True), inputs.shape[0])
+    words = tf.cast(words, tf.float32)
     if linear.bias is not None:
         words += tf.cast(linear.bias, tf.float32)[:, None]
     width, num_tokens = _block_width(words.shape[0]), tf.shape(words)[1]

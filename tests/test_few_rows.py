@@ -62,6 +62,30 @@ def test_chunks_are_as_small_as_the_rows_are_few(monkeypatch, outside_xla, count
     assert found == sizes
 
 
+@pytest.mark.skipif(bool(tf.config.list_physical_devices("GPU")), reason="of CPUs")
+def test_xla_makes_no_loop_of_a_single_rows_product_and_an_addition():
+    """Such a loop has one core; the numbers stay the same, also those that are none."""
+    random = np.random.default_rng(4)
+    table, bias = (random.normal(size=size).astype(np.float32) for size in ((2000, 300), 2000))
+    row = random.normal(size=(1, 300)).astype(np.float32)
+    table[7, 0], bias[8] = np.nan, np.inf
+
+    @tf.function(jit_compile=True)
+    def apart(row, table, bias):
+        return product(row, table, bias)
+
+    @tf.function(jit_compile=True)
+    def fused(row, table, bias):
+        return tf.transpose(tf.matmul(table, row, transpose_b=True) + bias[:, None])
+
+    arguments = [tf.constant(one) for one in (row, table, bias)]
+    expected = np.float64(row) @ table.T + bias
+    for function, is_one_loop in ((apart, False), (fused, True)):
+        np.testing.assert_allclose(function(*arguments), expected, rtol=1e-4, atol=1e-4)
+        compiled = function.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+        assert ("dot_add_fusion" in compiled) == is_one_loop
+
+
 @pytest.mark.parametrize(("dtype", "bound"), [(tf.float32, 1e-5), (tf.bfloat16, 2**-8)])
 def test_keys_that_are_not_visible_have_no_weight_and_no_gradient(dtype, bound):
     random = np.random.default_rng(2)

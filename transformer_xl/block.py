@@ -6,6 +6,7 @@ B batch, L segment length, M memory length, S = M + L key length, D width, F fee
 import keras
 import tensorflow as tf
 
+from adaptive.few_rows import on_all_cores
 from adaptive.weights import fresh
 from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.dropout import dropout, relu_dropout
@@ -155,13 +156,14 @@ class FeedForward(keras.layers.Layer):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
         if turned is None:
-            inner = tf.nn.bias_add(tf.matmul(rows, self.inner_kernel), self.inner_bias)
+            inner = on_all_cores(tf.matmul(rows, self.inner_kernel), rows.shape[0])
+            inner = tf.nn.bias_add(inner, self.inner_bias)
         else:
             inner = turned[0](rows)
         inner, scale = relu_dropout(inner, self.dropout, seed, self.site)
         if turned is not None:
             return tf.reshape(turned[1](inner), shape_of(hidden))
-        outer = tf.matmul(inner, self.outer_kernel)
+        outer = on_all_cores(tf.matmul(inner, self.outer_kernel), rows.shape[0])
         if scale is not None:
             outer *= scale
         outer = tf.nn.bias_add(outer, self.outer_bias)
