@@ -69,14 +69,18 @@ def attention_weights(scores_BHLS, visible):
     """
     # A sum and not a choice, which would need another array and, in the backward pass, another.
     unseen = tf.where(visible, 0.0, -1e30)
-    if scores_BHLS.dtype == tf.float32:
-        return tf.nn.softmax(scores_BHLS + unseen)
 
-    @tf.custom_gradient
     def softmax(scores_BHLS):
         # Float32, since the sum over many keys decides probabilities.
         weights = tf.nn.softmax(tf.cast(scores_BHLS, tf.float32) + unseen)
-        weights = tf.cast(weights, scores_BHLS.dtype)
+        return tf.cast(weights, scores_BHLS.dtype)
+
+    if scores_BHLS.dtype.size > 2:
+        return softmax(scores_BHLS)
+
+    @tf.custom_gradient
+    def kept_rounded(scores_BHLS):
+        weights = softmax(scores_BHLS)
 
         def gradient(upstream):
             # From the rounded weights, which are kept anyway: those in float32 would be kept
@@ -94,7 +98,7 @@ def attention_weights(scores_BHLS, visible):
 
         return weights, gradient
 
-    return softmax(scores_BHLS)
+    return kept_rounded(scores_BHLS)
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")

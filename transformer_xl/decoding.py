@@ -17,8 +17,8 @@ from transformer_xl.turned_kernels import turned_kernels
 # Tokens of prompts that are read at a time.
 _SEGMENT = 512
 
-# So many tokens make up for the seconds that XLA takes to compile on a CPU: 300 to 650 for
-# `wikitext103_base`, several times as many for a model of a few narrow layers (docs/speed.md).
+# So many tokens make up for the seconds that XLA takes to compile on a CPU, for a model of a few
+# narrow layers; for `wikitext103_base` 300 to 650 do (docs/generation.md).
 _WORTH_COMPILING = 1000
 
 # Under XLA products of so many rows take less time with the kernels turned, of one row they do not,

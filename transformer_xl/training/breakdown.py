@@ -137,7 +137,7 @@ def make_breakdown_step(
     def breakdown_step(tokens, targets, weights, memory: Memory):
         nll, memory = nll_in_turn(model, tokens, targets, memory, segment_length, **lengths)
         # A weight of 0 leaves out what stands there, also where it is not a number.
-        nll = tf.where(weights > 0, nll * weights, 0.0)
+        nll = tf.math.multiply_no_nan(nll, weights)
         both = tf.stack([nll, weights])
         one_hot = tf.one_hot(bands.of(targets), len(bands.names))
         # Not a product of matrices, which some GPUs round to 10 bits.

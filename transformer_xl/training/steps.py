@@ -165,7 +165,7 @@ def make_eval_step(model, jit_compile: bool = False, segment_length: int | None 
     def eval_step(tokens, targets, weights, memory: Memory):
         nll, memory = nll_in_turn(model, tokens, targets, memory, segment_length, **lengths)
         # A weight of 0 leaves out what stands there, also where it is not a number.
-        weighted = tf.where(weights > 0, nll * weights, 0.0)
+        weighted = tf.math.multiply_no_nan(nll, weights)
         return memory, EvalSums(tf.reduce_sum(weighted), tf.reduce_sum(weights))
 
     return eval_step
