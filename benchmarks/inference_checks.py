@@ -7,6 +7,9 @@ import numpy as np
 import tensorflow as tf
 
 from transformer_xl.generate import stream
+from transformer_xl.training.devices import stretches
+from transformer_xl.training.evaluate import joined
+from transformer_xl.training.steps import nll_in_turn
 
 # Two tokens whose log-probabilities are nearer than this are equally likely.
 TIE = 1e-5
@@ -15,7 +18,7 @@ SEGMENT = 512
 
 
 def check_evaluation(model, segments, memory_length: int) -> dict:
-    """The losses of segments on a cache and with memory, which every call projects again.
+    """The losses of segments on a cache, several read as one, and with memory, one by one.
 
     Args:
       model: a `TransformerXL`.
@@ -27,17 +30,29 @@ def check_evaluation(model, segments, memory_length: int) -> dict:
       `relative_difference`, as a part of the loss; `mean_difference`, that of the mean.
     """
     batch_size, length = segments[0].shape
-    states = {
-        "cached": model.initial_cache(batch_size, memory_length, length - 1),
-        "uncached": model.initial_memory(batch_size, memory_length),
+    length -= 1
+    as_one, in_turn = stretches(False, batch_size, length)
+    batches = [(tokens[:, :-1], tokens[:, 1:]) for tokens in map(tf.constant, segments)]
+    runs = {
+        "cached": (
+            list(joined(batches, as_one * in_turn)),
+            model.initial_cache(batch_size, memory_length, as_one * length),
+        ),
+        "uncached": (batches, model.initial_memory(batch_size, memory_length)),
     }
-    read = tf.function(lambda *arguments: model.nll(*arguments, training=False), autograph=False)
-    losses = {name: [] for name in states}
-    for tokens in map(tf.constant, segments):
-        for name in states:
-            nll, states[name] = read(tokens[:, :-1], tokens[:, 1:], states[name])
+
+    @tf.function(autograph=False)
+    def read(tokens, targets, state):
+        turns = in_turn if tokens.shape[1] > length else 1
+        return nll_in_turn(model, tokens, targets, state, turns, segment_length=length)
+
+    losses = {name: [] for name in runs}
+    for name, (batches, state) in runs.items():
+        for tokens, targets in batches:
+            nll, state = read(tokens, targets, state)
             losses[name].append(nll.numpy().astype(np.float64))
     cached, uncached = (np.concatenate(one, 1) for one in losses.values())
+    cached = cached[:, : uncached.shape[1]]  # without what filled the last ones up
     return {
         "tokens": cached.size,
         "difference": float(np.max(np.abs(cached - uncached))),

@@ -70,19 +70,21 @@ class Ours:
         """Losses of segments `[B, L + 1]`, in turn."""
         import tensorflow as tf
 
-        from transformer_xl.training.devices import segments_at_once
+        from transformer_xl.training.devices import stretches
         from transformer_xl.training.evaluate import evaluate, joined
         from transformer_xl.training.steps import make_eval_step
 
         batch_size, length = segments[0].shape
         jit_compile = bool(self.jit_compile)
+        as_one, in_turn = stretches(jit_compile, batch_size, length - 1)
         if "evaluate" not in self.compiled:
-            self.compiled["evaluate"] = make_eval_step(self.model, jit_compile, length - 1)
+            step = make_eval_step(self.model, jit_compile, length - 1, in_turn)
+            self.compiled["evaluate"] = step
             self.compiled["cache"] = tf.function(self.model.initial_cache, autograph=False)
-        cache = self.compiled["cache"](batch_size, memory_length, length - 1)
+        cache = self.compiled["cache"](batch_size, memory_length, as_one * (length - 1))
         weights = tf.ones([batch_size, length - 1])
         batches = [(tokens[:, :-1], tokens[:, 1:], weights) for tokens in segments]
-        batches = joined(batches, segments_at_once(jit_compile))
+        batches = joined(batches, as_one * in_turn)
         return evaluate(self.compiled["evaluate"], batches, cache).nll
 
     def generate(self, prompt, memory_length, num_tokens, top_k):

@@ -16,9 +16,6 @@ from transformer_xl.model_cost import (
 from transformer_xl.training.memory_use import memory_use
 
 _WARM_UP, _MEASURED = 2, 10
-# Whole steps, which read two segments where that is faster: of a step that is not full the filler
-# would be timed as well.
-_EVAL_SEGMENTS = 4
 _OPTIMIZER_COPIES = {"adam": 2, "adamw": 2, "lamb": 2}  # of the weights, beside the gradients'
 
 
@@ -101,12 +98,14 @@ def _seconds_per_step(model, config, segments, train_step) -> float:
 
 def _seconds_per_validation(evaluator, config, data) -> float:
     evaluator.result("valid", 1)  # compiles
+    # A step takes as long where it is not full.
     start = time.monotonic()
-    evaluator.result("valid", _EVAL_SEGMENTS)
-    each = (time.monotonic() - start) / _EVAL_SEGMENTS
+    evaluator.result("valid", 1)
+    each = time.monotonic() - start
     sizes = evaluator.settings
     segments = -(-len(data.arrays["valid"]) // (sizes["batch_size"] * sizes["segment_length"]))
-    return each * min(segments, config.eval_steps or segments)
+    segments = min(segments, config.eval_steps or segments)
+    return each * -(-segments // evaluator.stretches.segments)
 
 
 def _duration(seconds: float) -> str:

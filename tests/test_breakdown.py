@@ -139,13 +139,18 @@ def test_what_has_no_weight_is_left_out_and_nothing_else(value):
 
 
 def test_a_batch_is_whole_segments():
-    model = GivenLosses([1.0])
-    batch = (tf.zeros([2, 5], tf.int32), tf.zeros([2, 5], tf.int32), tf.ones([2, 5]), tf.zeros([]))
-    bands = frequency_bands(9)
-    steps = make_eval_step(model, False, 2), make_breakdown_step(model, bands, False, 2)
+    model = TransformerXL(ModelConfig(9, num_layers=1, model_dim=4, num_heads=1))
+    tokens = tf.zeros([2, 5], tf.int32)
+    steps = (
+        make_eval_step(model, False, 2),
+        make_breakdown_step(model, frequency_bands(9), False, 2),
+    )
     for step in steps:
-        with pytest.raises(ValueError, match="multiple of segment_length, which is 2. Received: 5"):
-            step(*batch)
+        for start in (model.initial_memory(2, 3), model.initial_cache(2, 3)):
+            with pytest.raises(
+                ValueError, match="multiple of segment_length, which is 2. Rec.*: 5"
+            ):
+                step(tokens, tokens, tf.ones([2, 5]), start)
 
 
 def test_bands_by_rank_where_there_are_no_clusters():

@@ -8,8 +8,10 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
-from transformer_xl.cache import Cache, cache_of, extend
+from transformer_xl.cache import Cache, extend
+from transformer_xl.new_cache import cache_of, lengthened
 from transformer_xl.training import evaluate as evaluation
+from transformer_xl.training.devices import Stretches
 from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.steps import nll_in_turn
 from transformer_xl.turned_kernels import turned_kernels
@@ -158,6 +160,25 @@ def test_rows_of_different_lengths(start, layer_norm):
         np.testing.assert_allclose(longer[own], expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("same_length", [False, True])
+@pytest.mark.parametrize("read", [(4,), (1, 1, 1), (2, 1, 1)])
+def test_a_lengthened_cache_goes_on_as_one_that_was_long_from_the_start(read, same_length):
+    model = model_of(clamp_length=6)
+    *before, token = segments((*read, 1))
+    short, long = model.initial_cache(BATCH, 4), model.initial_cache(BATCH, 9)
+    for tokens in before:
+        _, short = model.extend(tokens, short)
+        _, long = model.extend(tokens, long)
+    forgets = tf.constant([False, True, False])
+    long, short = long.reset(forgets), lengthened(model, short.reset(forgets), 9)
+    assert short.length == 9
+    for _ in range(12):
+        expected, long = model.extend(token, long, same_length)
+        found, short = model.extend(token, short, same_length)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(short.valid, long.valid)
+
+
 def test_refuses_lengths_that_do_not_fit():
     model = model_of()
     with pytest.raises(ValueError, match="memory_length must be at least 0. Received: -1"):
@@ -183,27 +204,42 @@ def test_turned_kernels_are_the_same_kernels(layer_norm):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_two_segments_in_turn_are_two_calls(cached):
-    model = model_of()
-    # A memory longer than a segment, so that the second reads of both.
-    start = (model.initial_cache if cached else model.initial_memory)(BATCH, 6)
-    (tokens,) = segments((9,))
-    inputs, targets = tokens[:, :8], tokens[:, 1:]
-    found, after = nll_in_turn(model, inputs, targets, start, 4)
-    first, between = model.nll(inputs[:, :4], targets[:, :4], start, training=False)
-    second, last = model.nll(inputs[:, 4:], targets[:, 4:], between, training=False)
-    np.testing.assert_allclose(found, tf.concat([first, second], 1), rtol=1e-6)
-    for one, other in zip(tf.nest.flatten(after), tf.nest.flatten(last), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
-    # The second does depend on the first.
-    forgotten, _ = model.nll(inputs[:, 4:], targets[:, 4:], start, training=False)
-    assert np.abs(forgotten - second).max() > 1e-3
+@pytest.mark.parametrize("same_length", [False, True])
+@pytest.mark.parametrize("memory_length", [1, 3, 6, 30])
+@pytest.mark.parametrize("memory_start", ["empty", "zeros"])
+def test_segments_read_as_one_are_a_call_for_each(memory_length, memory_start, same_length, cached):
+    model = model_of(memory_start=memory_start)
+    start = (model.initial_cache if cached else model.initial_memory)(BATCH, memory_length)
+    before, tokens = segments((7, 17))
+    attention = {"same_length": same_length, "training": False}
+    # Rows whose memories are of different lengths.
+    _, start = model.nll(before, before, start, **attention)
+    start = start.reset(tf.constant([False, True, False]))
+    inputs, targets = tokens[:, :16], tokens[:, 1:]
+    found, after = model.nll(inputs, targets, start, segment_length=4, **attention)
+    found_in_turn, after_them = nll_in_turn(
+        model, inputs, targets, start, 2, segment_length=4, same_length=same_length
+    )
+    expected, last = [], start
+    for part in range(0, 16, 4):
+        own = slice(part, part + 4)
+        nll, last = model.nll(inputs[:, own], targets[:, own], last, **attention)
+        expected.append(nll)
+    np.testing.assert_allclose(found, tf.concat(expected, 1), rtol=1e-5)
+    np.testing.assert_allclose(found_in_turn, found, rtol=1e-5)
+    for state in (after, after_them):
+        for one, other in zip(tf.nest.flatten(state), tf.nest.flatten(last), strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+    # As one segment they would see more; with `same_length` all see the nearest M.
+    longer, _ = model.nll(inputs, targets, start, **attention)
+    sees_more = not same_length and (memory_length < 16 or memory_start == "zeros")
+    assert (np.abs(found - longer).max() > 1e-3) == sees_more
 
 
-@pytest.mark.parametrize("at_once", [1, 2])
+@pytest.mark.parametrize("of_a_step", [(1, 1), (2, 1), (1, 2), (2, 2)])
 @pytest.mark.parametrize("memory_length, is_cached", [(10, True), (4, False)])
-def test_evaluation_with_a_long_memory(memory_length, is_cached, at_once, monkeypatch):
-    monkeypatch.setattr(evaluation, "segments_at_once", lambda jit_compile: at_once)
+def test_evaluation_with_a_long_memory(memory_length, is_cached, of_a_step, monkeypatch):
+    monkeypatch.setattr(evaluation, "stretches", lambda *sizes: Stretches(*of_a_step))
     model = model_of()
     lengths = {"memory_length": memory_length, "clamp_length": 6, "same_length": True}
     config = TrainConfig(eval_batch_size=BATCH, eval_segment_length=4, jit_compile="false")

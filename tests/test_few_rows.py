@@ -14,7 +14,7 @@ from tests.test_cross_entropy import draw, expected, tensors
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.attention import attention_weights
 from transformer_xl.decoding import Decoder, Sampling
-from transformer_xl.training.devices import compiles_with_xla, segments_at_once
+from transformer_xl.training.devices import compiles_with_xla, stretches
 from transformer_xl.training.evaluate import joined
 
 
@@ -121,18 +121,27 @@ def test_what_auto_chooses(monkeypatch):
     assert not compiles_with_xla("auto")
     assert compiles_with_xla("auto", trains_without_dropout=True)
     assert compiles_with_xla("true") and not compiles_with_xla("false", True)
+    devices.append("a GPU")
+    assert compiles_with_xla("auto") and not compiles_with_xla("false")
+
+
+def test_a_step_reads_segments_until_its_products_have_rows_enough(monkeypatch):
+    devices = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices)
     # The cores of this process, where the system says which they are.
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5}, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
-    assert segments_at_once(jit_compile=False) == 2 and segments_at_once(jit_compile=True) == 1
+    assert stretches(False, 1, 64) == (2, 4) and stretches(False, 1, 64).segments == 8
+    assert stretches(False, 2, 64) == (1, 4) and stretches(False, 1, 150) == (1, 3)
+    assert stretches(False, 10, 128) == (1, 2) and stretches(False, 1, 1) == (128, 4)
+    assert stretches(True, 1, 64) == (4, 1) and stretches(True, 10, 150) == (1, 1)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3})
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    assert segments_at_once(jit_compile=False) == 1
+    assert stretches(False, 1, 64) == (4, 1)
     monkeypatch.delattr(os, "sched_getaffinity")
-    assert segments_at_once(jit_compile=False) == 2
+    assert stretches(False, 1, 64) == (2, 4)
     devices.append("a GPU")
-    assert compiles_with_xla("auto") and not compiles_with_xla("false")
-    assert segments_at_once(jit_compile=False) == 1
+    assert stretches(False, 1, 64) == (4, 1)
 
 
 @pytest.mark.parametrize(
@@ -160,6 +169,12 @@ def test_kernels_are_turned_for_few_rows_under_xla(jit_compile, turned):
     for rows, wanted in zip((1, 2, 32, 33), turned):
         state = decoder.begin([[1]] * rows, np.zeros([rows, 2], np.int32))
         assert bool(state.of_weights.turned_kernels) == wanted
+    # Not for short texts; the first of a size decides what is compiled.
+    seeds = np.zeros([3, 2], np.int32)
+    for num_tokens in (99, 100, None):
+        assert not decoder.begin([[1]] * 3, seeds, num_tokens).of_weights.turned_kernels
+    state = decoder.begin([[1]] * 4, np.zeros([4, 2], np.int32), 100)
+    assert bool(state.of_weights.turned_kernels) == jit_compile
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -85,9 +85,9 @@ def test_prompts_from_a_file_and_from_standard_input(model, run, tmp_path, monke
     # In groups, too, the last of which is as large as the others.
     sizes, begin = [], Decoder.begin
 
-    def spy(decoder, rows, seeds):
+    def spy(decoder, rows, *arguments):
         sizes.append(len(rows))
-        return begin(decoder, rows, seeds)
+        return begin(decoder, rows, *arguments)
 
     monkeypatch.setattr(Decoder, "begin", spy)
     assert run(f"--input_file={path}", "--eval_batch_size=2").out == wanted

@@ -112,6 +112,18 @@ def test_visibility_against_a_loop(memory_length, segment_length, same_length):
     np.testing.assert_array_equal(visible, expected)
 
 
+@pytest.mark.parametrize("memory_length, same_length", [(7, 0), (3, 1), (2, 0), (0, 0)])
+def test_visibility_of_several_segments_against_a_loop(memory_length, same_length):
+    valid = [0, memory_length // 2, memory_length]
+    visible = visibility(tf.constant(valid), memory_length, 12, same_length, segment_length=4)
+    expected = np.zeros([BATCH, 1, 12, memory_length + 12], bool)
+    for segment in range(0, 12, 4):
+        remembered = [min(one + segment, memory_length) for one in valid]
+        own = visibility(tf.constant(remembered), memory_length, 4, same_length)
+        expected[:, :, segment : segment + 4, segment : segment + memory_length + 4] = own
+    np.testing.assert_array_equal(visible, expected)
+
+
 def test_same_length_sees_exactly_as_many_keys_as_memory_is_long():
     visible = visibility(tf.constant([7]), 7, 5, True)
     np.testing.assert_array_equal(tf.reduce_sum(tf.cast(visible, tf.int32), -1), [[[7] * 5]])

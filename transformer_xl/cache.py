@@ -12,11 +12,8 @@ from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
 from transformer_xl.attention import attention_weights
 from transformer_xl.config import check_lengths
-from transformer_xl.memory import Memory
 from transformer_xl.positions import relative_shift
 from transformer_xl.shapes import shape_of
-
-_FARTHEST = 2**31 - 1
 
 
 class Cache(NamedTuple):
@@ -66,43 +63,6 @@ class Cache(NamedTuple):
         return self._replace(valid=tf.where(rows, 0, self.valid))
 
 
-def initial(model, batch_size, memory_length: int, segment_length: int, clamp_length: int | None):
-    """The cache before the first segment; see `TransformerXL.initial_cache`."""
-    clamp = _checked_clamp(model, memory_length, clamp_length)
-    # All positions of the memory before the first segment are alike: one is projected.
-    one = model.initial_memory(1, 1)
-    keys, values = (
-        tuple(tf.tile(tensor, [batch_size, 1, memory_length + 1, 1]) for tensor in tensors)
-        for tensors in zip(*_projected_memory(model, one))
-    )
-    positions = _all_positions(model, memory_length + segment_length, clamp)
-    valid = tf.fill([batch_size], one.valid[0] * memory_length)
-    return Cache(keys, values, positions, tf.constant(0), valid, clamp)
-
-
-def cache_of(model, memory: Memory, segment_length: int = 1, clamp_length: int | None = None):
-    """What a memory holds, projected.
-
-    Args:
-      model: a `TransformerXL`.
-      memory: a `Memory` of it.
-      segment_length: positions are projected ahead for segments up to this length; those of longer
-        ones are projected when they come.
-      clamp_length: as in a call of the model; holds for all segments that follow.
-
-    Returns:
-      A `Cache` of the same length.
-    """
-    clamp = _checked_clamp(model, memory.length, clamp_length)
-    slot = [[0, 0], [0, 0], [1, 0], [0, 0]]
-    keys, values = (
-        tuple(tf.pad(tensor, slot) for tensor in tensors)
-        for tensors in zip(*_projected_memory(model, memory))
-    )
-    positions = _all_positions(model, memory.length + segment_length, clamp)
-    return Cache(keys, values, positions, tf.constant(0), memory.valid, clamp)
-
-
 def extend(
     model,
     tokens,
@@ -111,6 +71,7 @@ def extend(
     lengths=None,
     outside_xla: bool = False,
     turned_kernels=None,
+    segment_length: int | None = None,
 ):
     """Reads a segment behind what is in the cache; see `TransformerXL.extend`.
 
@@ -121,13 +82,15 @@ def extend(
     same_length = config.same_length if same_length is None else same_length
     memory_length = cache.length
     check_lengths(memory_length, -1, same_length)
-    _, segment_length = shape_of(tokens)
+    _, num_tokens = shape_of(tokens)
     hidden = model.embedding(tokens)
     hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
-    if segment_length == 1 and lengths is None:
+    if num_tokens == 1 and lengths is None:
         attend, cache = _read_one(cache, same_length, outside_xla)
     else:
-        attend, cache = _read_segment(model, cache, segment_length, same_length, lengths)
+        attend, cache = _read_segment(
+            model, cache, num_tokens, same_length, lengths, segment_length
+        )
 
     keys, values = [], []
     for block, turned in zip(model.blocks, turned_kernels or [None] * len(model.blocks)):
@@ -164,7 +127,7 @@ def _read_one(cache, same_length, outside_xla):
         del hidden
         attention = block.inner
         if turned is None:
-            key, value = _keys_and_values(attention, inputs)
+            key, value = keys_and_values(attention, inputs)
             content_BH1K, position_BH1K = _queries(attention, inputs)
         else:
             thirds = tf.split(turned[0](inputs[:, 0]), 3, axis=-1)
@@ -187,22 +150,22 @@ def _read_one(cache, same_length, outside_xla):
     )
 
 
-def _read_segment(model, cache, segment_length, same_length, lengths):
+def _read_segment(model, cache, num_tokens, same_length, lengths, segment_length):
     """How a segment attends, in the order of positions; and the cache's counters after it."""
     memory_length = cache.length
     num_slots = memory_length + 1
-    length_S = memory_length + segment_length
+    length_S = memory_length + num_tokens
     in_order = (cache.oldest + 1 + tf.range(memory_length)) % num_slots
-    padding = 0 if lengths is None else segment_length - lengths
+    padding = 0 if lengths is None else num_tokens - lengths
     visible = memory_lib.visibility(
-        cache.valid - padding, memory_length, segment_length, same_length
+        cache.valid - padding, memory_length, num_tokens, same_length, segment_length
     )
     kept = cache.positions[0].shape[2]
     known = isinstance(length_S, int) and length_S <= kept
-    sines = None if known else _sinusoids(model, length_S, cache.clamp_length)
+    sines = None if known else sinusoids(model, length_S, cache.clamp_length)
     is_token = None
     if lengths is not None:
-        is_token = (tf.range(segment_length) >= padding[:, None])[:, :, None]
+        is_token = (tf.range(num_tokens) >= padding[:, None])[:, :, None]
 
     def attend(block, inputs, hidden, layer, _turned):
         attention = block.inner
@@ -211,7 +174,7 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
             # What a memory that starts with zeros holds.
             remembered = tf.where(is_token, hidden, tf.zeros((), hidden.dtype))
             remembered = block.norm(remembered) if block.layer_norm == "pre" else remembered
-        new = _keys_and_values(attention, remembered)
+        new = keys_and_values(attention, remembered)
         old = (cache.keys[layer], cache.values[layer])
         keys, values = (
             tf.concat([tf.gather(ring, in_order, axis=2), added], 2)
@@ -220,7 +183,7 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
         if known:
             positions = cache.positions[layer][:, :, kept - length_S :]
         else:
-            positions = _projected_positions(attention, sines)
+            positions = projected_positions(attention, sines)
         content_BHLK, position_BHLK = _queries(attention, inputs)
         if attention.num_heads == 1:
             # A product broadcast from [1, K, S] corrupts memory on CPUs (tensorflow#117700).
@@ -230,7 +193,7 @@ def _read_segment(model, cache, segment_length, same_length, lengths):
         outputs = _mixed(attention, scores, visible, values)
         return outputs, _last(keys, num_slots), _last(values, num_slots)
 
-    read = segment_length if lengths is None else lengths
+    read = num_tokens if lengths is None else lengths
     valid = tf.minimum(cache.valid + read, memory_length)
     return attend, cache._replace(oldest=tf.constant(0), valid=valid)
 
@@ -254,29 +217,6 @@ def _write_slice(ring_BHRK, new_BH1K, slot):
     )
 
 
-def _checked_clamp(model, memory_length, clamp_length):
-    clamp_length = model.config.clamp_length if clamp_length is None else clamp_length
-    check_lengths(memory_length, clamp_length, False)
-    return tf.constant(clamp_length if clamp_length > 0 else _FARTHEST)
-
-
-def _projected_memory(model, memory):
-    """Of each attention layer the pair of keys and values, `[B, H, M, K]`."""
-    for block, hidden in zip(_attending(model), memory.hidden):
-        inputs = block.norm(hidden) if block.layer_norm == "pre" else hidden
-        yield _keys_and_values(block.inner, inputs)
-
-
-def _all_positions(model, length, clamp):
-    """Of each attention layer `[H, K, P]`, for P distances."""
-    sines = _sinusoids(model, length, clamp)
-    return tuple(_projected_positions(block.inner, sines) for block in _attending(model))
-
-
-def _attending(model):
-    return [block for block in model.blocks if block.attends]
-
-
 def _last(ring_BHSK, num_slots):
     _, heads, length, size = shape_of(ring_BHSK)
     return tf.ensure_shape(
@@ -285,20 +225,21 @@ def _last(ring_BHSK, num_slots):
     )
 
 
-def _sinusoids(model, length, clamp):
+def sinusoids(model, length, clamp):
+    """Of the distances `length - 1 .. 0`, `[length, D]` in the compute dtype."""
     distances = tf.minimum(tf.range(length - 1, -1, -1), clamp)
     sines = positions_lib.sinusoids(tf.cast(distances, tf.float32), model.config.model_dim)
     return tf.cast(sines, model.compute_dtype)
 
 
-def _projected_positions(attention, sines_SD):
+def projected_positions(attention, sines_SD):
     """`[H, K, S]`, an order in which products with few queries are twice as fast on CPUs."""
-    projected = tf.matmul(sines_SD, _cast(attention, attention.position_kernel))
-    split = tf.reshape(projected, [-1, attention.num_heads, attention.head_dim])
-    return tf.transpose(split, [1, 2, 0])
+    kernel = _cast(attention, attention.position_kernel)
+    projected = tf.matmul(kernel, sines_SD, transpose_a=True, transpose_b=True)
+    return tf.reshape(projected, [attention.num_heads, attention.head_dim, shape_of(sines_SD)[0]])
 
 
-def _keys_and_values(attention, inputs_BLD):
+def keys_and_values(attention, inputs_BLD):
     """The pair, `[B, H, L, K]` each."""
     projected = tf.tensordot(inputs_BLD, _cast(attention, attention.key_value_kernel), 1)
     # Their heads are laid out together, as if there were twice as many.

@@ -12,6 +12,7 @@ import tensorflow as tf
 from adaptive import row_noise
 from adaptive.sampling import draw_from
 from transformer_xl.cache import Cache, extend
+from transformer_xl.new_cache import lengthened
 from transformer_xl.turned_kernels import turned_kernels
 
 # Tokens of prompts that are read at a time.
@@ -24,6 +25,8 @@ _WORTH_COMPILING = 1000
 # Under XLA products of so many rows take less time with the kernels turned, of one row they do not,
 # and without XLA of no number of rows (docs/decisions/0012).
 _TURNED_FROM, _TURNED_TO = 2, 32
+# In shorter texts turning them takes longer than they save.
+_WORTH_TURNING = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,24 +116,30 @@ class Decoder:
         jit_compile=None,
         num_tokens=None,
     ):
-        self._model, self._sampling, self._memory_length = model, sampling, memory_length
+        self._model, self._sampling = model, sampling
+        configured = model.config.memory_length
+        self._memory_length = configured if memory_length is None else memory_length
         self._stop_ids = tuple(int(i) for i in stop_ids)
         if jit_compile is None:
             many = num_tokens is None or num_tokens >= _WORTH_COMPILING
             jit_compile = many or bool(tf.config.list_physical_devices("GPU"))
         self.jit_compile = jit_compile
         self._most_tokens = 0
+        self._turns = {}  # by batch size
         self._initial = tf.function(model.initial_cache, autograph=False)
+        self._lengthened = tf.function(lengthened, autograph=False)
         self._read = tf.function(self._read_segment, autograph=False)
         self._of_weights = tf.function(self._made_of_weights, autograph=False)
         self._write = tf.function(self._write_tokens, autograph=False, jit_compile=jit_compile)
 
-    def begin(self, prompts, seeds) -> Writing:
+    def begin(self, prompts, seeds, num_tokens: int | None = None) -> Writing:
         """Reads prompts.
 
         Args:
           prompts: a list of B int arrays `[P]`, each at least one token long.
           seeds: int32 `[B, 2]`; a row's decides its text, whatever the others are.
+          num_tokens: how long the texts will be, at most; None for very long. Those of the first
+            batch of a size decide what is compiled for that size.
         """
         lengths = np.array([len(prompt) for prompt in prompts])
         longest = int(lengths.max())
@@ -140,11 +149,17 @@ class Decoder:
         tokens = np.zeros([len(prompts), columns], np.int32)
         for row, prompt in zip(tokens, prompts):
             row[columns - len(prompt) :] = prompt
-        cache = self._initial(len(prompts), self._memory_length, width)
+        length = self._memory_length
+        if self._model.config.memory_start == "empty":
+            # Of what is not there nothing has to be read and copied.
+            length = min(length, columns)
+        cache = self._initial(len(prompts), length, width)
         for start in range(0, columns, width):
             now = np.clip(lengths - (columns - start - width), 0, width).astype(np.int32)
             segment = tf.constant(tokens[:, start : start + width])
             hidden, cache = self._read(segment, tf.constant(now), cache)
+        if length < self._memory_length:
+            cache = self._lengthened(self._model, cache, self._memory_length)
         cache = cache.for_single_tokens()
         seen = np.zeros([len(prompts), self._vocab_size if self._sampling.penalises else 0], bool)
         if self._sampling.penalises:
@@ -157,7 +172,7 @@ class Decoder:
             tf.constant(0),
             tf.zeros([len(prompts)], tf.bool),
             tf.constant(seen),
-            self._of_weights(self._turns_kernels(len(prompts))),
+            self._of_weights(self._turns_kernels(len(prompts), num_tokens)),
         )
 
     def write(self, state: Writing, num_tokens: int):
@@ -175,9 +190,13 @@ class Decoder:
     def _vocab_size(self):
         return self._model.config.vocab_size
 
-    def _turns_kernels(self, num_rows):
-        few = _TURNED_FROM <= num_rows <= _TURNED_TO
-        return few and self.jit_compile and not tf.config.list_physical_devices("GPU")
+    def _turns_kernels(self, num_rows, num_tokens):
+        if num_rows not in self._turns:
+            few = _TURNED_FROM <= num_rows <= _TURNED_TO
+            long = num_tokens is None or num_tokens >= _WORTH_TURNING
+            on_cpu = not tf.config.list_physical_devices("GPU")
+            self._turns[num_rows] = few and long and self.jit_compile and on_cpu
+        return self._turns[num_rows]
 
     def _made_of_weights(self, turn):
         kernels, table = turned_kernels(self._model) if turn else (), ()

@@ -71,7 +71,7 @@ def stream(decoder: Decoder, prompts, num_tokens: int, seed, chunk: int) -> Iter
     """
     if num_tokens < 1:
         raise ValueError(f"num_tokens must be at least 1. Received: {num_tokens}.")
-    state = decoder.begin(prompts, _row_seeds(seed, len(prompts)))
+    state = decoder.begin(prompts, _row_seeds(seed, len(prompts)), num_tokens)
     for start in range(0, num_tokens, chunk):
         tokens, state = decoder.write(state, min(chunk, num_tokens - start))
         yield tokens

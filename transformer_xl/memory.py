@@ -28,6 +28,15 @@ class Memory(NamedTuple):
         """M."""
         return self.hidden[0].shape[1]
 
+    def check(self, num_layers: int, width: int):
+        """Raises a `ValueError` if it is not of N layers of width D."""
+        received = (len(self.hidden), self.hidden[0].shape[-1])
+        if received != (num_layers, width):
+            raise ValueError(
+                f"Memory must hold {num_layers} layers of width {width}. "
+                f"Received: {received[0]} layers of width {received[1]}."
+            )
+
     def reset(self, rows):
         """Forgets some rows, at a document's end say, and leaves the others as they are.
 
@@ -80,27 +89,45 @@ def initial(num_layers: int, batch_size, memory_length: int, width: int, dtype, 
     return Memory((zeros,) * num_layers, valid)
 
 
-def visibility(valid, memory_length: int, segment_length, same_length: bool):
+def visibility(
+    valid, memory_length: int, num_tokens, same_length: bool, segment_length: int | None = None
+):
     """Which keys each query may see.
 
     Query `i` is at position `M + i`. It sees the keys up to its own, of memory only the real
     ones and, with `same_length`, only the nearest M, itself among them.
 
+    Several segments that follow one another may be read as one. Then a query sees, as it would in
+    its own segment's turn, the M positions before its segment and none before these.
+
     Args:
       valid: int32 `[B]`, real positions of each row's memory.
       memory_length: M.
-      segment_length: L.
+      num_tokens: L.
       same_length: whether every query sees equally many keys.
+      segment_length: of the segments that the L tokens are; None where they are one.
 
     Returns:
       bool `[B, 1, L, S]`.
+
+    Raises:
+      ValueError: if the tokens are not whole segments, where L is known.
     """
-    keys = tf.range(memory_length + segment_length)
-    queries = memory_length + tf.range(segment_length)
+    keys = tf.range(memory_length + num_tokens)
+    queries = memory_length + tf.range(num_tokens)
     distance_LS = queries[:, None] - keys
     visible_LS = distance_LS >= 0
     if same_length:
         visible_LS &= distance_LS < memory_length
+    if segment_length is not None:
+        if isinstance(num_tokens, int) and num_tokens % segment_length:
+            raise ValueError(
+                "The width of a batch must be a multiple of segment_length, which is "
+                f"{segment_length}. Received: {num_tokens}. Fill the last segment up with weights "
+                "of 0."
+            )
+        places = tf.range(num_tokens)
+        visible_LS &= keys >= (places - places % segment_length)[:, None]
     real_BS = keys >= memory_length - valid[:, None]
     return visible_LS & real_BS[:, None, None, :]
 

@@ -13,6 +13,7 @@ from adaptive import AdaptiveEmbedding, AdaptiveSoftmax
 from adaptive.head_training import HeadTraining, unpacked
 from transformer_xl import cache as cache_lib
 from transformer_xl import memory as memory_lib
+from transformer_xl import new_cache
 from transformer_xl import positions as positions_lib
 from transformer_xl.block import make_blocks, normal, rematerialized
 from transformer_xl.config import ModelConfig, check_lengths
@@ -48,6 +49,8 @@ class TransformerXL(HeadTraining, keras.Model):
       tokens: int `[B, L]`, ids sorted by frequency.
       memory: the `Memory` that an earlier call returned; None for `initial_memory(B)`.
       training: whether dropout is on.
+      segment_length: where the L tokens are several segments that follow one another, read as one:
+        how long each is, for the numbers that a call for each would give. None for one.
       embedded: what `embedding(tokens)` gave, where a caller differentiates it apart; None to
         compute it.
 
@@ -155,7 +158,7 @@ class TransformerXL(HeadTraining, keras.Model):
         """
         length = self.config.memory_length if memory_length is None else memory_length
         check_lengths(length, -1, False)
-        return cache_lib.initial(self, batch_size, length, segment_length, clamp_length)
+        return new_cache.initial(self, batch_size, length, segment_length, clamp_length)
 
     def extend(
         self,
@@ -164,6 +167,7 @@ class TransformerXL(HeadTraining, keras.Model):
         same_length: bool | None = None,
         lengths=None,
         outside_xla: bool = False,
+        segment_length: int | None = None,
     ):
         """Reads a segment as a call does, without projecting what went before once more.
 
@@ -179,11 +183,13 @@ class TransformerXL(HeadTraining, keras.Model):
             nothing yet may have less than L. None for all L.
           outside_xla: True where XLA surely does not compile the caller: a single token is then
             written in place by an operation that XLA does not have.
+          segment_length: as in a call.
 
         Returns:
           The pair (hidden states `[B, L, D]` in the compute dtype, the next `Cache`).
         """
-        return cache_lib.extend(self, tokens, cache, same_length, lengths, outside_xla)
+        named = {"outside_xla": outside_xla, "segment_length": segment_length}
+        return cache_lib.extend(self, tokens, cache, same_length, lengths, **named)
 
     def call(
         self,
@@ -193,15 +199,16 @@ class TransformerXL(HeadTraining, keras.Model):
         clamp_length=None,
         same_length=None,
         embedded=None,
+        segment_length=None,
     ):
         config = self.config
         clamp_length = config.clamp_length if clamp_length is None else clamp_length
         same_length = config.same_length if same_length is None else same_length
-        batch_size, segment_length = shape_of(tokens)
+        batch_size, num_tokens = shape_of(tokens)
         if memory is None:
             memory = self.initial_memory(batch_size)
         memory = Memory(*memory)
-        self._check_memory(memory)
+        memory.check(config.num_layers, config.model_dim)
         memory_length = memory.length
         check_lengths(memory_length, clamp_length, same_length)
 
@@ -209,11 +216,12 @@ class TransformerXL(HeadTraining, keras.Model):
         hidden = self.embedding(tokens) if embedded is None else embedded
         hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
         hidden = dropout(hidden, config.dropout, seed, _EMBEDDING_SITE)
-        distances = positions_lib.distances(memory_length + segment_length, clamp_length)
+        distances = positions_lib.distances(memory_length + num_tokens, clamp_length)
         positions = positions_lib.sinusoids(distances, config.model_dim)
         positions = tf.cast(positions, hidden.dtype)
         positions = dropout(positions, config.dropout, seed, _POSITION_SITE)
-        visible = memory_lib.visibility(memory.valid, memory_length, segment_length, same_length)
+        spans = (memory_length, num_tokens, same_length, segment_length)
+        visible = memory_lib.visibility(memory.valid, *spans)
 
         inputs = []
         for block in self.blocks:
@@ -237,7 +245,7 @@ class TransformerXL(HeadTraining, keras.Model):
           memory, training: as in a call. A `Cache` may stand for memory, to evaluate with; it
             knows its `clamp_length` itself.
           outside_xla: as in the head's `loss`.
-          **lengths: `clamp_length`, `same_length`.
+          **lengths: `clamp_length`, `same_length`, `segment_length`, as in a call.
 
         Returns:
           The pair (nats, float32 `[B, L]`; the next `Memory` or `Cache`).
@@ -245,7 +253,8 @@ class TransformerXL(HeadTraining, keras.Model):
         if isinstance(memory, cache_lib.Cache):
             if training:
                 raise ValueError("A Cache cannot train. Received: training=True. Give a Memory.")
-            hidden, memory = self.extend(tokens, memory, lengths.get("same_length"))
+            lengths.pop("clamp_length", None)
+            hidden, memory = self.extend(tokens, memory, **lengths)
         else:
             hidden, memory = self(tokens, memory, training=training, **lengths)
         return self.head.nll(hidden, targets, training, outside_xla), memory
@@ -332,15 +341,6 @@ class TransformerXL(HeadTraining, keras.Model):
     def drops(self) -> bool:
         """Whether a training call draws random numbers."""
         return self.config.dropout > 0 or self.config.attention_dropout > 0
-
-    def _check_memory(self, memory: Memory):
-        expected = (self.config.num_layers, self.config.model_dim)
-        received = (len(memory.hidden), memory.hidden[0].shape[-1])
-        if received != expected:
-            raise ValueError(
-                f"Memory must hold {expected[0]} layers of width {expected[1]}. "
-                f"Received: {received[0]} layers of width {received[1]}."
-            )
 
     def get_config(self):
         return {**super().get_config(), "config": dataclasses.asdict(self.config)}

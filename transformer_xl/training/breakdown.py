@@ -115,6 +115,7 @@ def make_breakdown_step(
     bands: Bands,
     jit_compile: bool = False,
     segment_length: int | None = None,
+    in_turn: int = 1,
     **lengths,
 ) -> Callable:
     """A compiled function of (tokens, targets, weights, memory) that scores a segment, or several.
@@ -125,6 +126,7 @@ def make_breakdown_step(
       jit_compile: whether XLA compiles it.
       segment_length: L, where a batch holds several segments that follow one another; None where it
         is one.
+      in_turn: of `steps.nll_in_turn`.
       **lengths: `clamp_length`, `same_length`, where they differ from the configuration.
 
     Returns:
@@ -135,7 +137,8 @@ def make_breakdown_step(
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def breakdown_step(tokens, targets, weights, memory: Memory):
-        nll, memory = nll_in_turn(model, tokens, targets, memory, segment_length, **lengths)
+        named = {**lengths, "segment_length": segment_length}
+        nll, memory = nll_in_turn(model, tokens, targets, memory, in_turn, **named)
         # A weight of 0 leaves out what stands there, also where it is not a number.
         nll = tf.math.multiply_no_nan(nll, weights)
         both = tf.stack([nll, weights])
@@ -152,10 +155,7 @@ def make_breakdown_step(
 
 def break_down(evaluator: Evaluator, split: str, bands: Bands) -> Breakdown:
     """A split's loss in parts, with the settings of an `Evaluator`."""
-    segment_length = evaluator.settings["segment_length"]
-    step = make_breakdown_step(
-        evaluator.model, bands, evaluator.jit_compile, segment_length, **evaluator.attention
-    )
+    step = make_breakdown_step(evaluator.model, bands, **evaluator.of_steps)
     return evaluate_in_parts(step, *evaluator.inputs(split), len(bands.names))
 
 

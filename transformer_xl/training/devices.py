@@ -2,10 +2,17 @@
 
 import dataclasses
 import os
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from transformer_xl.config import TrainConfig
+
+# Products of fewer rows than these take longer for each; with more of them attention reads more
+# keys that it does not see. The first is for stretches of which several are computed at a time.
+_ROWS_TOGETHER, _ROWS_ALONE = 128, 256
+# So many rows keep two cores busy.
+_ROWS_IN_A_STEP = 512
 
 
 def device_name() -> str:
@@ -52,17 +59,40 @@ def compiles_with_xla(jit_compile: str, trains_without_dropout: bool = False) ->
     return jit_compile == "true"
 
 
-def segments_at_once(jit_compile: bool) -> int:
-    """How many segments an evaluation step reads, one after another.
+class Stretches(NamedTuple):
+    """How many segments that follow one another an evaluation step reads, and in which way.
 
-    Two on CPUs of several cores, where TensorFlow computes layers of the second while it still
-    computes the first (docs/speed.md); one where one segment keeps the device busy.
+    Attributes:
+      as_one: so many segments make a stretch, which is read as one (`TransformerXL`'s argument
+        `segment_length`).
+      in_turn: so many stretches are read one after another (`steps.nll_in_turn`).
+    """
+
+    as_one: int
+    in_turn: int
+
+    @property
+    def segments(self) -> int:
+        """In a step."""
+        return self.as_one * self.in_turn
+
+
+def stretches(jit_compile: bool, batch_size: int, segment_length: int) -> Stretches:
+    """How evaluation reads segments fast; what it computes does not depend on it.
+
+    A stretch is so long that products have rows enough. On CPUs of several cores TensorFlow
+    computes layers of the next stretch while it still computes the one before; elsewhere a step is
+    one stretch (docs/speed.md).
 
     Args:
       jit_compile: whether XLA compiles the step, which computes one thing after another.
+      batch_size: B.
+      segment_length: L.
     """
     alone = jit_compile or _num_cores() == 1 or tf.config.list_physical_devices("GPU")
-    return 1 if alone else 2
+    rows = batch_size * segment_length
+    as_one = max(1, (_ROWS_ALONE if alone else _ROWS_TOGETHER) // rows)
+    return Stretches(as_one, 1 if alone else max(2, _ROWS_IN_A_STEP // (as_one * rows)))
 
 
 def _num_cores():

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from transformer_xl.training.devices import compiles_with_xla, segments_at_once
+from transformer_xl.training.devices import compiles_with_xla, stretches
 from transformer_xl.training.steps import make_eval_step
 
 
@@ -107,8 +107,9 @@ class Evaluator:
     Attributes:
       model: what is evaluated.
       settings: by name, what results are reported with: batch size and lengths.
-      attention: those of them that a model's calls take.
       jit_compile: whether XLA compiles the steps.
+      stretches: the segments of a step, `devices.Stretches`.
+      of_steps: what a step that reads this evaluator's batches is made with, by name.
     """
 
     def __init__(self, model, config, lengths: dict, batches: Callable, progress=None):
@@ -120,8 +121,7 @@ class Evaluator:
           lengths: of `config.evaluation_lengths`.
           batches: of a split, a batch size and a segment length makes a dataset of (tokens,
             targets, weights).
-          progress: called after each step with the number of steps done, of as many segments each
-            as `segments_at_once` says.
+          progress: called after each step with the number of steps done.
         """
         self.settings = {
             "batch_size": config.eval_batch_size,
@@ -129,12 +129,17 @@ class Evaluator:
             **lengths,
         }
         self.model, self._batches, self._progress = model, batches, progress
-        self.attention = {name: lengths[name] for name in ("clamp_length", "same_length")}
         self.jit_compile = compiles_with_xla(config.jit_compile)
         self._initial_cache = tf.function(model.initial_cache, autograph=False)
-        self._step = make_eval_step(
-            model, self.jit_compile, self.settings["segment_length"], **self.attention
-        )
+        length = self.settings["segment_length"]
+        self.stretches = stretches(self.jit_compile, config.eval_batch_size, length)
+        self.of_steps = {
+            "jit_compile": self.jit_compile,
+            "segment_length": length,
+            "in_turn": self.stretches.in_turn,
+            **{name: lengths[name] for name in ("clamp_length", "same_length")},
+        }
+        self._step = make_eval_step(model, **self.of_steps)
 
     def inputs(self, split: str, max_segments: int = 0):
         """The pair (batches of a split, the `Memory` or `Cache` before the first).
@@ -150,12 +155,13 @@ class Evaluator:
         batches = self._batches(split, settings["batch_size"], settings["segment_length"])
         if max_segments:
             batches = batches.take(max_segments)
-        batches = joined(batches, segments_at_once(self.jit_compile))
+        batches = joined(batches, self.stretches.segments)
         sizes = (settings["batch_size"], settings["memory_length"])
         if settings["memory_length"] > settings["segment_length"]:
             # What would be projected again for every segment is most of its work.
             clamp_length = settings["clamp_length"]
-            sizes = (*sizes, settings["segment_length"], clamp_length)
+            longest = self.stretches.as_one * settings["segment_length"]
+            sizes = (*sizes, longest, clamp_length)
             return batches, self._initial_cache(*sizes)
         return batches, self.model.initial_memory(*sizes)
 

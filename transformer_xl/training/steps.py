@@ -146,7 +146,13 @@ def _healthy(memory: Memory) -> Memory:
     return memory.reset(~tf.reduce_all(tf.stack(finite), 0))
 
 
-def make_eval_step(model, jit_compile: bool = False, segment_length: int | None = None, **lengths):
+def make_eval_step(
+    model,
+    jit_compile: bool = False,
+    segment_length: int | None = None,
+    in_turn: int = 1,
+    **lengths,
+):
     """A compiled function of (tokens, targets, weights, memory) that scores a segment, or several.
 
     Args:
@@ -154,16 +160,17 @@ def make_eval_step(model, jit_compile: bool = False, segment_length: int | None 
       jit_compile: whether XLA compiles it.
       segment_length: L, where a batch holds several segments that follow one another, `[B, n * L]`;
         None where it is one.
+      in_turn: of `nll_in_turn`.
       **lengths: `clamp_length`, `same_length`, where they differ from the configuration.
 
     Returns:
       A function as that of `make_train_step`, which returns the pair (next `Memory`, `EvalSums`).
     """
-    lengths["outside_xla"] = _outside_xla(jit_compile)
+    lengths.update(outside_xla=_outside_xla(jit_compile), segment_length=segment_length)
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def eval_step(tokens, targets, weights, memory: Memory):
-        nll, memory = nll_in_turn(model, tokens, targets, memory, segment_length, **lengths)
+        nll, memory = nll_in_turn(model, tokens, targets, memory, in_turn, **lengths)
         # A weight of 0 leaves out what stands there, also where it is not a number.
         weighted = tf.math.multiply_no_nan(nll, weights)
         return memory, EvalSums(tf.reduce_sum(weighted), tf.reduce_sum(weights))
@@ -171,35 +178,33 @@ def make_eval_step(model, jit_compile: bool = False, segment_length: int | None 
     return eval_step
 
 
-def nll_in_turn(model, tokens, targets, memory, segment_length: int | None, **named):
-    """`model.nll` of segments that follow one another, each with the memory that the last left.
+def nll_in_turn(model, tokens, targets, memory, in_turn: int, **named):
+    """`model.nll` of stretches that follow one another, each with the memory that the last left.
 
-    A segment's layer needs of the segment before only what that layer remembers. In one function
-    TensorFlow therefore computes layers of one segment while it computes those of the next, which
-    keeps all cores busy where a segment is too small for that. The numbers are the same.
+    A stretch's layer needs of the stretch before only what that layer remembers. In one function
+    TensorFlow therefore computes layers of one while it computes those of the next, which keeps all
+    cores busy where a stretch is too short for that. The numbers are the same.
 
     Args:
       model: a `TransformerXL`.
-      tokens, targets: int `[B, n * L]`.
+      tokens, targets: int `[B, n]`.
       memory: the `Memory` or `Cache` before them.
-      segment_length: L; None for n = 1.
-      **named: of `model.nll`.
+      in_turn: how many stretches of equal length they are.
+      **named: of `model.nll`; a `segment_length` divides each stretch into segments, read as one.
 
     Returns:
-      The pair (nats, float32 `[B, n * L]`; the next `Memory` or `Cache`).
+      The pair (nats, float32 `[B, n]`; the next `Memory` or `Cache`).
 
     Raises:
-      ValueError: when it is traced, if a batch is not made of whole segments.
+      ValueError: when it is traced, if the n tokens are not such stretches.
     """
-    width = tokens.shape[1]
-    if segment_length is not None and width % segment_length:
+    if tokens.shape[1] % in_turn:
         raise ValueError(
-            "The width of a batch must be a multiple of segment_length, which is "
-            f"{segment_length}. Received: {width}. Fill the last segment up with weights of 0."
+            f"The width of a batch must be a multiple of in_turn, which is {in_turn}. "
+            f"Received: {tokens.shape[1]}. Fill the last segments up with weights of 0."
         )
-    num_segments = 1 if segment_length is None else width // segment_length
     parts = []
-    for some, of_them in zip(*(tf.split(ids, num_segments, 1) for ids in (tokens, targets))):
+    for some, of_them in zip(*(tf.split(ids, in_turn, 1) for ids in (tokens, targets))):
         nll, memory = model.nll(some, of_them, memory, training=False, **named)
         parts.append(nll)
     return tf.concat(parts, 1), memory
