@@ -77,15 +77,17 @@ class Ours:
         batch_size, length = segments[0].shape
         jit_compile = bool(self.jit_compile)
         as_one, in_turn = stretches(jit_compile, batch_size, length - 1)
-        if "evaluate" not in self.compiled:
+        key = (batch_size, length)
+        if key not in self.compiled:
             step = make_eval_step(self.model, jit_compile, length - 1, in_turn)
-            self.compiled["evaluate"] = step
-            self.compiled["cache"] = tf.function(self.model.initial_cache, autograph=False)
-        cache = self.compiled["cache"](batch_size, memory_length, as_one * (length - 1))
+            start = tf.function(self.model.initial_cache, autograph=False)
+            self.compiled[key] = step, start
+        step, start = self.compiled[key]
+        cache = start(batch_size, memory_length, as_one * (length - 1))
         weights = tf.ones([batch_size, length - 1])
         batches = [(tokens[:, :-1], tokens[:, 1:], weights) for tokens in segments]
         batches = joined(batches, as_one * in_turn)
-        return evaluate(self.compiled["evaluate"], batches, cache).nll
+        return evaluate(step, batches, cache).nll
 
     def generate(self, prompt, memory_length, num_tokens, top_k):
         """The tokens written."""

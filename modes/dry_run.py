@@ -1,5 +1,6 @@
 """--dry_run: what a training run will cost, before it begins."""
 
+import math
 import statistics
 import time
 
@@ -16,6 +17,7 @@ from transformer_xl.model_cost import (
 from transformer_xl.training.memory_use import memory_use
 
 _WARM_UP, _MEASURED = 2, 10
+_EVAL_STEPS = 4
 _OPTIMIZER_COPIES = {"adam": 2, "adamw": 2, "lamb": 2}  # of the weights, beside the gradients'
 
 
@@ -97,15 +99,16 @@ def _seconds_per_step(model, config, segments, train_step) -> float:
 
 
 def _seconds_per_validation(evaluator, config, data) -> float:
-    evaluator.result("valid", 1)  # compiles
-    # A step takes as long where it is not full.
-    start = time.monotonic()
-    evaluator.result("valid", 1)
-    each = time.monotonic() - start
-    sizes = evaluator.settings
+    sizes, at_once = evaluator.settings, evaluator.stretches.segments
     segments = -(-len(data.arrays["valid"]) // (sizes["batch_size"] * sizes["segment_length"]))
     segments = min(segments, config.eval_steps or segments)
-    return each * -(-segments // evaluator.stretches.segments)
+    evaluator.result("valid", 1)  # compiles
+    # Full steps where there are such, since filler takes less time than text.
+    measured = min(segments, _EVAL_STEPS * at_once)
+    start = time.monotonic()
+    evaluator.result("valid", measured)
+    each = (time.monotonic() - start) / math.ceil(measured / at_once)
+    return each * math.ceil(segments / at_once)
 
 
 def _duration(seconds: float) -> str:

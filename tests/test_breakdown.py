@@ -147,10 +147,24 @@ def test_a_batch_is_whole_segments():
     )
     for step in steps:
         for start in (model.initial_memory(2, 3), model.initial_cache(2, 3)):
-            with pytest.raises(
-                ValueError, match="multiple of segment_length, which is 2. Rec.*: 5"
-            ):
+            with pytest.raises(ValueError, match="must be a multiple .* is 2. Received: 5"):
                 step(tokens, tokens, tf.ones([2, 5]), start)
+    with pytest.raises(ValueError, match="in_turn . segment_length, which is 4. Received: 6"):
+        make_eval_step(model, False, 2, in_turn=2)(*[tf.zeros([2, 6], tf.int32)] * 2, 1.0, start)
+
+
+def test_a_step_of_unknown_width():
+    model = TransformerXL(ModelConfig(9, num_layers=1, model_dim=4, num_heads=1))
+    step, memory = make_eval_step(model), model.initial_memory(2, 3)
+    tokens = tf.zeros([2, 5], tf.int32)
+    specification = tf.TensorSpec([2, None], tf.int32)
+
+    @tf.function(input_signature=[specification], autograph=False)
+    def run(tokens):
+        return step(tokens, tokens, tf.ones(tf.shape(tokens)), memory)[1].nll
+
+    expected = step(tokens, tokens, tf.ones([2, 5]), memory)[1].nll
+    np.testing.assert_allclose(run(tokens), expected, rtol=1e-6)
 
 
 def test_bands_by_rank_where_there_are_no_clusters():

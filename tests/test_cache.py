@@ -188,6 +188,14 @@ def test_refuses_lengths_that_do_not_fit():
     (tokens,) = segments((1,))
     with pytest.raises(ValueError, match="same_length .* needs a memory_length of at least 1"):
         model.extend(tokens, model.initial_cache(BATCH, 0), same_length=True)
+    for segment_length in (0, 2):
+        with pytest.raises(ValueError, match=f"={segment_length} for 1 tokens"):
+            model(tokens, segment_length=segment_length)
+        with pytest.raises(ValueError, match=f"={segment_length} for 1 tokens"):
+            model.extend(tokens, model.initial_cache(BATCH), segment_length=segment_length)
+    with pytest.raises(ValueError, match="both lengths and segment_length=1"):
+        lengths = tf.ones([BATCH], tf.int32)
+        model.extend(tokens, model.initial_cache(BATCH), lengths=lengths, segment_length=1)
 
 
 @pytest.mark.parametrize("layer_norm", ["post", "pre"])

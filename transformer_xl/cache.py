@@ -85,7 +85,12 @@ def extend(
     _, num_tokens = shape_of(tokens)
     hidden = model.embedding(tokens)
     hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
-    if num_tokens == 1 and lengths is None:
+    if segment_length is not None and lengths is not None:
+        raise ValueError(
+            "Rows of different lengths are read as one segment. Received: both lengths and "
+            f"segment_length={segment_length}."
+        )
+    if num_tokens == 1 and lengths is None and segment_length in (None, 1):
         attend, cache = _read_one(cache, same_length, outside_xla)
     else:
         attend, cache = _read_segment(

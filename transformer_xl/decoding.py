@@ -138,8 +138,8 @@ class Decoder:
         Args:
           prompts: a list of B int arrays `[P]`, each at least one token long.
           seeds: int32 `[B, 2]`; a row's decides its text, whatever the others are.
-          num_tokens: how long the texts will be, at most; None for very long. Those of the first
-            batch of a size decide what is compiled for that size.
+          num_tokens: how long the texts will be, at most; None for very long. That of the first
+            batch of a size decides what is compiled for that size.
         """
         lengths = np.array([len(prompt) for prompt in prompts])
         longest = int(lengths.max())
@@ -150,8 +150,9 @@ class Decoder:
         for row, prompt in zip(tokens, prompts):
             row[columns - len(prompt) :] = prompt
         length = self._memory_length
-        if self._model.config.memory_start == "empty":
-            # Of what is not there nothing has to be read and copied.
+        if self._model.config.memory_start == "empty" and columns <= _SEGMENT:
+            # Of what is not there nothing has to be read and copied. Longer prompts all have the
+            # same shapes.
             length = min(length, columns)
         cache = self._initial(len(prompts), length, width)
         for start in range(0, columns, width):

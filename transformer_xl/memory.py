@@ -111,7 +111,7 @@ def visibility(
       bool `[B, 1, L, S]`.
 
     Raises:
-      ValueError: if the tokens are not whole segments, where L is known.
+      ValueError: for a length below 1, or where L is known and they are not whole segments.
     """
     keys = tf.range(memory_length + num_tokens)
     queries = memory_length + tf.range(num_tokens)
@@ -120,11 +120,11 @@ def visibility(
     if same_length:
         visible_LS &= distance_LS < memory_length
     if segment_length is not None:
-        if isinstance(num_tokens, int) and num_tokens % segment_length:
+        known = isinstance(num_tokens, int)
+        if segment_length < 1 or (known and num_tokens % segment_length):
             raise ValueError(
-                "The width of a batch must be a multiple of segment_length, which is "
-                f"{segment_length}. Received: {num_tokens}. Fill the last segment up with weights "
-                "of 0."
+                "segment_length must be at least 1, and divide the number of tokens. "
+                f"Received: segment_length={segment_length} for {num_tokens} tokens."
             )
         places = tf.range(num_tokens)
         visible_LS &= keys >= (places - places % segment_length)[:, None]

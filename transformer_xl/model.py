@@ -58,8 +58,8 @@ class TransformerXL(HeadTraining, keras.Model):
       The pair (hidden states `[B, L, D]` in the compute dtype, the next `Memory`).
 
     Raises:
-      ValueError: if memory does not fit the model, or, in eager calls, for ids outside the
-        vocabulary.
+      ValueError: if memory does not fit the model, if the tokens are not whole segments, or, in
+        eager calls, for ids outside the vocabulary.
 
     Example:
       >>> model = TransformerXL(ModelConfig(vocab_size=100, cutoffs=(20,), div_val=4))
@@ -152,8 +152,8 @@ class TransformerXL(HeadTraining, keras.Model):
         Args:
           batch_size: B.
           memory_length: M; None for the configuration's. May be 0.
-          segment_length: how long segments will be, most of the time; others are as right, and
-            slower where they are longer.
+          segment_length: how many tokens will be read at a time; others are as right, and slower
+            where they are more.
           clamp_length: None for the configuration's; holds for all segments that follow.
         """
         length = self.config.memory_length if memory_length is None else memory_length
@@ -183,7 +183,7 @@ class TransformerXL(HeadTraining, keras.Model):
             nothing yet may have less than L. None for all L.
           outside_xla: True where XLA surely does not compile the caller: a single token is then
             written in place by an operation that XLA does not have.
-          segment_length: as in a call.
+          segment_length: as in a call; not with `lengths`.
 
         Returns:
           The pair (hidden states `[B, L, D]` in the compute dtype, the next `Cache`).

@@ -107,7 +107,6 @@ class Evaluator:
     Attributes:
       model: what is evaluated.
       settings: by name, what results are reported with: batch size and lengths.
-      jit_compile: whether XLA compiles the steps.
       stretches: the segments of a step, `devices.Stretches`.
       of_steps: what a step that reads this evaluator's batches is made with, by name.
     """
@@ -129,12 +128,12 @@ class Evaluator:
             **lengths,
         }
         self.model, self._batches, self._progress = model, batches, progress
-        self.jit_compile = compiles_with_xla(config.jit_compile)
+        jit_compile = compiles_with_xla(config.jit_compile)
         self._initial_cache = tf.function(model.initial_cache, autograph=False)
         length = self.settings["segment_length"]
-        self.stretches = stretches(self.jit_compile, config.eval_batch_size, length)
+        self.stretches = stretches(jit_compile, config.eval_batch_size, length)
         self.of_steps = {
-            "jit_compile": self.jit_compile,
+            "jit_compile": jit_compile,
             "segment_length": length,
             "in_turn": self.stretches.in_turn,
             **{name: lengths[name] for name in ("clamp_length", "same_length")},

@@ -198,10 +198,11 @@ def nll_in_turn(model, tokens, targets, memory, in_turn: int, **named):
     Raises:
       ValueError: when it is traced, if the n tokens are not such stretches.
     """
-    if tokens.shape[1] % in_turn:
+    width, whole = tokens.shape[1], in_turn * (named.get("segment_length") or 1)
+    if width is not None and width % whole:
         raise ValueError(
-            f"The width of a batch must be a multiple of in_turn, which is {in_turn}. "
-            f"Received: {tokens.shape[1]}. Fill the last segments up with weights of 0."
+            "The width of a batch must be a multiple of in_turn * segment_length, which is "
+            f"{whole}. Received: {width}. Fill the last segments up with weights of 0."
         )
     parts = []
     for some, of_them in zip(*(tf.split(ids, in_turn, 1) for ids in (tokens, targets))):
