@@ -54,11 +54,18 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
     """
     num_columns = table.shape[0]
     logits = _logits(inputs, table, bias)
-    softmax = tf.nn.softmax(logits)
     places = tf.minimum(targets, num_columns - 1)
     at_target = tf.gather(logits, places, batch_dims=1)
+    # Branches would have the host wait for a GPU.
+    largest = tf.reduce_max(logits, -1) if tf.config.list_logical_devices("GPU") else None
+    with tf.control_dependencies([at_target] if largest is None else [at_target, largest]):
+        # Nothing but smoothing reads the logits any more, so that TensorFlow writes over them.
+        softmax = tf.nn.softmax(logits)
     chance = tf.gather(softmax, places, batch_dims=1)
-    normaliser = _normaliser(logits, softmax, at_target, chance)
+    if largest is None:
+        normaliser = _normaliser(inputs, table, bias, softmax, at_target, chance)
+    else:
+        normaliser = _from_largest(largest, softmax)
     in_table, share = 1.0, 1.0  # the latter: the table's columns' part of the probability
     if columns is not None:
         more = _logits(inputs, *columns)
@@ -158,24 +165,22 @@ def _logits(inputs, table, bias):
     return logits if bias is None else tf.nn.bias_add(logits, tf.cast(bias, tf.float32))
 
 
-def _normaliser(logits, softmax, some_logit, its_probability):
+def _normaliser(inputs, table, bias, softmax, some_logit, its_probability):
     """The logarithm of the sum of the exponentials of each row, from one logit's probability.
 
-    That saves all passes over the logits; where the probability is too small to have a logarithm,
-    the largest logit's is taken, which is at least 1 / V. Always so where there is a GPU, whose
-    branches the host would have to wait for.
+    That saves all passes over the logits. Where the probability is too small to have a logarithm,
+    which is rare, the largest logit's is taken: the logits, overwritten, are computed again.
     """
-
-    def from_largest():
-        return tf.reduce_max(logits, -1) - tf.math.log(tf.reduce_max(softmax, -1))
-
-    if tf.config.list_logical_devices("GPU"):
-        return from_largest()
     return tf.cond(
         tf.reduce_any(its_probability < 1e-30),
-        from_largest,
+        lambda: _from_largest(tf.reduce_max(_logits(inputs, table, bias), -1), softmax),
         lambda: some_logit - tf.math.log(its_probability),
     )
+
+
+def _from_largest(largest, softmax):
+    # The largest logit's probability is at least 1 / V.
+    return largest - tf.math.log(tf.reduce_max(softmax, -1))
 
 
 def _outer(probabilities, rows, dtype, in_range: bool):
