@@ -7,7 +7,7 @@ request is a line of JSON, its answer another one:
 
     {"batch_size": 1, "memory_length": 640, "segment_length": 64, "segments": 4}
         seconds of the losses of 4 segments that follow one another
-    {"batch_size": 8, "memory_length": 640, "num_tokens": 16, "top_k": 40}
+    {"batch_size": 8, "memory_length": 640, "prompt_length": 4, "num_tokens": 16, "top_k": 40}
         seconds of 16 tokens behind a prompt; the likeliest ones with a top_k of 0
 
 Seconds are those of the clock, and of all processors together, which other processes disturb less.
@@ -28,7 +28,6 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import numpy as np
 
-PROMPT_LENGTH = 4
 # Of projections: so large that logits differ by more than biases do, and a text of the likeliest
 # tokens is not one token for ever.
 STDDEV = 0.5
@@ -192,7 +191,7 @@ def answer(worker, sizes, request):
     if "segments" in request:
         segments = [tokens(request["segment_length"] + 1) for _ in range(request["segments"])]
     else:
-        prompt = tokens(request.get("prompt_length", PROMPT_LENGTH))
+        prompt = tokens(request["prompt_length"])
     if request.get("check"):
         return worker.check(request, segments, prompt)
     start, processor = time.perf_counter(), time.process_time()

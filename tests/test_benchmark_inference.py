@@ -46,7 +46,8 @@ def test_it_runs_and_reports(tmp_path, capsys):
     checks = result["beside_the_uncached_model"]
     assert checks["evaluation, 64/640"]["difference"] < 1e-5
     assert checks["evaluation, 64/640"]["tokens"] == 20 * 64
-    assert checks["greedy, B = 1, M = 150"]["different"] == 0
+    for prompt in ("", ", as timed"):
+        assert checks["greedy, B = 1, M = 150" + prompt]["different"] == 0
     assert "of 48 tokens" in capsys.readouterr().out
     assert (tmp_path / "inference.png").stat().st_size > 5_000
 

@@ -171,9 +171,9 @@ def test_kernels_are_turned_for_few_rows_under_xla(jit_compile, turned):
         assert bool(state.of_weights.turned_kernels) == wanted
     # Not for short texts; the first of a size decides what is compiled.
     seeds = np.zeros([3, 2], np.int32)
-    for num_tokens in (99, 100, None):
+    for num_tokens in (19, 20, None):
         assert not decoder.begin([[1]] * 3, seeds, num_tokens).of_weights.turned_kernels
-    state = decoder.begin([[1]] * 4, np.zeros([4, 2], np.int32), 100)
+    state = decoder.begin([[1]] * 4, np.zeros([4, 2], np.int32), 20)
     assert bool(state.of_weights.turned_kernels) == jit_compile
 
 

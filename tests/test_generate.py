@@ -3,6 +3,7 @@
 B batch, P prompt length, V vocabulary.
 """
 
+import dataclasses
 import math
 
 import keras
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from transformer_xl import ModelConfig, TransformerXL
+from transformer_xl import ModelConfig, TransformerXL, decoding
 from transformer_xl.decoding import Decoder, Sampling
 from transformer_xl.generate import _row_seeds, generate, stream
 
@@ -133,6 +134,54 @@ def test_fewer_tokens_are_written_by_the_same_program(model, jit_compile):
     (whole,) = stream(decoder, prompts, 10, (1, 2), chunk=10)
     np.testing.assert_array_equal(tf.concat(parts, 1), whole)
     assert decoder._write.experimental_get_tracing_count() == 2
+
+
+@pytest.mark.parametrize(
+    ("jit_compile", "same_length"), [(False, False), (False, True), (True, False)]
+)
+def test_a_short_text_has_short_rings(monkeypatch, jit_compile, same_length):
+    """It costs what it needs, and reads as with the whole memory."""
+    monkeypatch.setattr(decoding, "_SHORTEST_RINGS", 4)
+    keras.utils.set_random_seed(5)
+    model = TransformerXL(dataclasses.replace(CONFIG, same_length=same_length))
+    read = tf.function(model.log_prob, autograph=False)
+    decoder = Decoder(model, Sampling(temperature=0), 20, jit_compile=jit_compile)
+    for length, num_tokens, rings in (
+        (1, 3, 4),  # full with the last token that is written
+        (1, 4, 16),
+        (2, 1, 4),
+        (5, 8, 16),
+        (5, 9, 20),
+        (5, 24, 20),  # forgets
+    ):
+        tokens, memory = [PROMPT[:2, :length]], model.initial_memory(2, 20)
+        state = decoder.begin(list(tokens[0]), _row_seeds((1, 2), 2), num_tokens)
+        assert state.cache.length == rings
+        text, _ = decoder.write(state, num_tokens)
+        for _ in range(num_tokens):
+            log_prob, memory = read(tokens[-1], memory)
+            tokens.append(np.argmax(log_prob[:, -1:], -1).astype(np.int32))
+        np.testing.assert_array_equal(text, np.concatenate(tokens[1:], 1))
+    # Another number of rows is another program; what is compiled already is used again.
+    for num_tokens, rings in ((4, 16), (3, 16)):
+        state = decoder.begin([[1]], _row_seeds((1, 2), 1), num_tokens)
+        assert state.cache.length == rings
+
+
+def test_memory_that_begins_with_zeros_has_whole_rings():
+    config = dataclasses.replace(CONFIG, memory_start="zeros", memory_length=70)
+    decoder = Decoder(TransformerXL(config), Sampling())
+    assert decoder.begin([[1]], _row_seeds((1, 2), 1), 3).cache.length == 70
+
+
+def test_refuses_a_longer_text_than_it_was_told_of(model):
+    decoder = Decoder(model, Sampling())
+    state = decoder.begin([[1]], _row_seeds((1, 2), 1), 5)
+    _, state = decoder.write(state, 3)
+    with pytest.raises(ValueError, match="longer.*Received: num_tokens=3, 2 left.*None"):
+        decoder.write(state, 3)
+    text, _ = decoder.write(state, 2)
+    assert text.shape == (1, 2)
 
 
 def test_rows_stop_for_themselves(model):

@@ -49,6 +49,8 @@ class Cache(NamedTuple):
         Of one token after another each would cut them off for itself, which copies the others.
         """
         num_slots = self.keys[0].shape[2]
+        if self.positions[0].shape[2] == num_slots:
+            return self
         return self._replace(positions=tuple(one[:, :, -num_slots:] for one in self.positions))
 
     def reset(self, rows):

@@ -26,7 +26,10 @@ _WORTH_COMPILING = 1000
 # and without XLA of no number of rows (docs/decisions/0012).
 _TURNED_FROM, _TURNED_TO = 2, 32
 # In shorter texts turning them takes longer than they save.
-_WORTH_TURNING = 100
+_WORTH_TURNING = 20
+
+# The least length of a text's rings, and by how much the next is longer: each is compiled.
+_SHORTEST_RINGS, _LONGER = 64, 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,7 @@ class Writing(NamedTuple):
     stopped: tf.Tensor  # bool [B]
     seen: tf.Tensor  # bool [B, V]; [B, 0] where nothing asks
     of_weights: OfWeights | tuple  # () inside the loop, which would return copies
+    left: int | tuple | None = None  # how many tokens may be written, None for any; () inside
 
 
 class Decoder:
@@ -125,11 +129,9 @@ class Decoder:
             jit_compile = many or bool(tf.config.list_physical_devices("GPU"))
         self.jit_compile = jit_compile
         self._most_tokens = 0
-        self._turns = {}  # by batch size
-        self._initial = tf.function(model.initial_cache, autograph=False)
-        self._lengthened = tf.function(lengthened, autograph=False)
+        self._turns, self._ring_lengths = {}, {}  # by batch size
+        self._start = tf.function(self._read_first, autograph=False)
         self._read = tf.function(self._read_segment, autograph=False)
-        self._of_weights = tf.function(self._made_of_weights, autograph=False)
         self._write = tf.function(self._write_tokens, autograph=False, jit_compile=jit_compile)
 
     def begin(self, prompts, seeds, num_tokens: int | None = None) -> Writing:
@@ -138,8 +140,11 @@ class Decoder:
         Args:
           prompts: a list of B int arrays `[P]`, each at least one token long.
           seeds: int32 `[B, 2]`; a row's decides its text, whatever the others are.
-          num_tokens: how long the texts will be, at most; None for very long. That of the first
-            batch of a size decides what is compiled for that size.
+          num_tokens: how many tokens will be written, at most; None for very many. Where memory
+            begins empty, a text that will be shorter than it is costs no more a token than a
+            memory of 64, 256, 1,024 and so on that holds it. Batches of a size use what is
+            compiled already, if it is long enough, and the first decides whether kernels are
+            turned.
         """
         lengths = np.array([len(prompt) for prompt in prompts])
         longest = int(lengths.max())
@@ -149,18 +154,21 @@ class Decoder:
         tokens = np.zeros([len(prompts), columns], np.int32)
         for row, prompt in zip(tokens, prompts):
             row[columns - len(prompt) :] = prompt
-        length = self._memory_length
-        if self._model.config.memory_start == "empty" and columns <= _SEGMENT:
+        rings = length = self._ring_length(len(prompts), columns, num_tokens)
+        if self._begins_empty and columns <= _SEGMENT:
             # Of what is not there nothing has to be read and copied. Longer prompts all have the
             # same shapes.
             length = min(length, columns)
-        cache = self._initial(len(prompts), length, width)
+        turn = self._turns_kernels(len(prompts), num_tokens)
+        state = ()
         for start in range(0, columns, width):
             now = np.clip(lengths - (columns - start - width), 0, width).astype(np.int32)
-            segment = tf.constant(tokens[:, start : start + width])
-            hidden, cache = self._read(segment, tf.constant(now), cache)
-        if length < self._memory_length:
-            cache = self._lengthened(self._model, cache, self._memory_length)
+            segment = tf.constant(tokens[:, start : start + width]), tf.constant(now)
+            if start == 0:
+                *state, of_weights = self._start(*segment, length, rings, turn)
+            else:
+                state = self._read(*segment, state[1])
+        hidden, cache = state
         cache = cache.for_single_tokens()
         seen = np.zeros([len(prompts), self._vocab_size if self._sampling.penalises else 0], bool)
         if self._sampling.penalises:
@@ -173,23 +181,53 @@ class Decoder:
             tf.constant(0),
             tf.zeros([len(prompts)], tf.bool),
             tf.constant(seen),
-            self._of_weights(self._turns_kernels(len(prompts), num_tokens)),
+            of_weights,
+            num_tokens,
         )
 
     def write(self, state: Writing, num_tokens: int):
         """The pair (int32 `[B, num_tokens]`, the state after them).
 
         What was compiled for the most tokens so far writes fewer too.
+
+        Raises:
+          ValueError: for more tokens than `begin` was told of.
         """
+        left, of_weights = state.left, state.of_weights
+        if left is not None:
+            if num_tokens > left:
+                raise ValueError(
+                    "A text must not be longer than was said when it began, when it was given its "
+                    f"memory. Received: num_tokens={num_tokens}, {left} left. Give `begin` a "
+                    "larger num_tokens, or None."
+                )
+            left -= num_tokens
         self._most_tokens = max(self._most_tokens, num_tokens)
-        changing, of_weights = state._replace(of_weights=()), state.of_weights
+        changing = state._replace(of_weights=(), left=())
         room = tf.zeros([self._most_tokens])
         tokens, changing = self._write(changing, of_weights, tf.constant(num_tokens), room)
-        return tokens[:, :num_tokens], changing._replace(of_weights=of_weights)
+        return tokens[:, :num_tokens], changing._replace(of_weights=of_weights, left=left)
 
     @property
     def _vocab_size(self):
         return self._model.config.vocab_size
+
+    @property
+    def _begins_empty(self):
+        return self._model.config.memory_start == "empty"
+
+    def _ring_length(self, num_rows, columns, num_tokens):
+        """Positions that the rings of a text have room for: as many as it will have, or M."""
+        if num_tokens is None or not self._begins_empty:
+            return self._memory_length
+        needed = min(columns + num_tokens, self._memory_length)
+        known = self._ring_lengths.setdefault(num_rows, set())
+        if not any(length >= needed for length in known):
+            length = _SHORTEST_RINGS
+            while length < needed:
+                length *= _LONGER
+            known.add(min(length, self._memory_length))
+        return min(length for length in known if length >= needed)
 
     def _turns_kernels(self, num_rows, num_tokens):
         if num_rows not in self._turns:
@@ -198,6 +236,22 @@ class Decoder:
             on_cpu = not tf.config.list_physical_devices("GPU")
             self._turns[num_rows] = few and long and self.jit_compile and on_cpu
         return self._turns[num_rows]
+
+    def _read_first(self, tokens, lengths, length: int, rings: int, turn: bool):
+        """Hidden states and cache after the first segment, and what is made of the weights.
+
+        One function for all of it, so that what does not wait for one another is done at once.
+
+        Args:
+          length: positions remembered meanwhile; fewer than in `rings` where this is the last
+            segment, too.
+        """
+        batch_size, width = tokens.shape
+        cache = self._model.initial_cache(batch_size, length, width)
+        hidden, cache = self._read_segment(tokens, lengths, cache)
+        if length < rings:
+            cache = lengthened(self._model, cache, rings)
+        return hidden, cache, self._made_of_weights(turn)
 
     def _made_of_weights(self, turn):
         kernels, table = turned_kernels(self._model) if turn else (), ()
