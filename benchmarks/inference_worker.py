@@ -113,7 +113,11 @@ class Ours:
         if key not in self.compiled:
             sampling = Sampling(temperature=float(top_k > 0), top_k=top_k)
             self.compiled[key] = Decoder(
-                self.model, sampling, memory_length, jit_compile=self.jit_compile
+                self.model,
+                sampling,
+                memory_length,
+                jit_compile=self.jit_compile,
+                fixed_weights=True,
             )
         return self.compiled[key]
 

@@ -49,6 +49,7 @@ def set_up():
         [vocabulary.eos_id] if _EOS in text.STOP.value else [],
         {"auto": None, "true": True, "false": False}[config.jit_compile],
         num_batches * text.NUM_TOKENS.value,
+        fixed_weights=True,
     )
 
     def run():

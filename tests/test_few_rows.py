@@ -1,7 +1,9 @@
 """linear_nll where few of the rows are wanted, as in evaluation's tails, against NumPy."""
 
+import dataclasses
 import os
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -14,6 +16,7 @@ from tests.test_cross_entropy import draw, expected, tensors
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.attention import attention_weights
 from transformer_xl.decoding import Decoder, Sampling
+from transformer_xl.generate import generate
 from transformer_xl.training.devices import compiles_with_xla, stretches
 from transformer_xl.training.evaluate import joined
 
@@ -175,6 +178,33 @@ def test_kernels_are_turned_for_few_rows_under_xla(jit_compile, turned):
         assert not decoder.begin([[1]] * 3, seeds, num_tokens).of_weights.turned_kernels
     state = decoder.begin([[1]] * 4, np.zeros([4, 2], np.int32), 20)
     assert bool(state.of_weights.turned_kernels) == jit_compile
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_what_is_made_of_the_weights_is_kept_where_they_are_fixed(fixed):
+    keras.utils.set_random_seed(4)
+    config = ModelConfig(40, num_layers=1, model_dim=6, num_heads=2, tie_tables=False)
+    model = TransformerXL(dataclasses.replace(config, init_stddev=0.5))
+    decoder = Decoder(model, Sampling(temperature=0), 5, jit_compile=True, fixed_weights=fixed)
+    prompts, seeds = [[1, 2], [3, 4]], np.zeros([2, 2], np.int32)
+
+    def begin_and_write():
+        state = decoder.begin(prompts, seeds, 6)
+        return state.of_weights, decoder.write(state, 6)[0].numpy()
+
+    made, text = begin_and_write()
+    # Fixed ones pay for turned kernels however short the texts are.
+    assert bool(made.turned_kernels) == fixed
+    np.testing.assert_array_equal(text, generate(model, prompts, 6, (0, 0), temperature=0))
+    again, same = begin_and_write()
+    np.testing.assert_array_equal(text, same)
+    assert (made is again) == fixed
+    if not fixed:
+        for variable in model.trainable_variables:
+            variable.assign(-variable)
+        _, other = begin_and_write()
+        np.testing.assert_array_equal(other, generate(model, prompts, 6, (0, 0), temperature=0))
+        assert not np.array_equal(text, other)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

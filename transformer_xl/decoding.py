@@ -106,6 +106,8 @@ class Decoder:
       num_tokens: how many tokens will be written one after another, at most, summed over texts
         that are not in the same batch; None for very many. On CPUs XLA takes seconds more to
         compile, and less time a token.
+      fixed_weights: whether the model's weights will stay as they are. What is made of them is
+        then made for the first text and kept; otherwise for every text anew.
 
     Attributes:
       jit_compile: what was chosen.
@@ -119,8 +121,10 @@ class Decoder:
         stop_ids=(),
         jit_compile=None,
         num_tokens=None,
+        fixed_weights=False,
     ):
         self._model, self._sampling = model, sampling
+        self._fixed_weights = fixed_weights
         configured = model.config.memory_length
         self._memory_length = configured if memory_length is None else memory_length
         self._stop_ids = tuple(int(i) for i in stop_ids)
@@ -130,8 +134,10 @@ class Decoder:
         self.jit_compile = jit_compile
         self._most_tokens = 0
         self._turns, self._ring_lengths = {}, {}  # by batch size
+        self._made = {}  # of fixed weights, by whether kernels are turned
         self._start = tf.function(self._read_first, autograph=False)
         self._read = tf.function(self._read_segment, autograph=False)
+        self._make = tf.function(self._made_of_weights, autograph=False)
         self._write = tf.function(self._write_tokens, autograph=False, jit_compile=jit_compile)
 
     def begin(self, prompts, seeds, num_tokens: int | None = None) -> Writing:
@@ -160,12 +166,14 @@ class Decoder:
             # same shapes.
             length = min(length, columns)
         turn = self._turns_kernels(len(prompts), num_tokens)
-        state = ()
+        state, kept = (), None
+        if self._fixed_weights:
+            kept = self._made[turn] = self._made.get(turn) or self._make(turn)
         for start in range(0, columns, width):
             now = np.clip(lengths - (columns - start - width), 0, width).astype(np.int32)
             segment = tf.constant(tokens[:, start : start + width]), tf.constant(now)
             if start == 0:
-                *state, of_weights = self._start(*segment, length, rings, turn)
+                *state, of_weights = self._start(*segment, length, rings, turn, kept is None)
             else:
                 state = self._read(*segment, state[1])
         hidden, cache = state
@@ -181,7 +189,7 @@ class Decoder:
             tf.constant(0),
             tf.zeros([len(prompts)], tf.bool),
             tf.constant(seen),
-            of_weights,
+            of_weights if kept is None else kept,
             num_tokens,
         )
 
@@ -232,26 +240,29 @@ class Decoder:
     def _turns_kernels(self, num_rows, num_tokens):
         if num_rows not in self._turns:
             few = _TURNED_FROM <= num_rows <= _TURNED_TO
-            long = num_tokens is None or num_tokens >= _WORTH_TURNING
+            long = num_tokens is None or num_tokens >= _WORTH_TURNING or self._fixed_weights
             on_cpu = not tf.config.list_physical_devices("GPU")
             self._turns[num_rows] = few and long and self.jit_compile and on_cpu
         return self._turns[num_rows]
 
-    def _read_first(self, tokens, lengths, length: int, rings: int, turn: bool):
+    def _read_first(self, tokens, lengths, length, rings, turn, make):
         """Hidden states and cache after the first segment, and what is made of the weights.
 
         One function for all of it, so that what does not wait for one another is done at once.
 
         Args:
-          length: positions remembered meanwhile; fewer than in `rings` where this is the last
+          length: int, positions remembered meanwhile; fewer than in `rings` where this is the last
             segment, too.
+          turn: whether kernels are turned.
+          make: whether anything is made of the weights; else () stands for it.
         """
         batch_size, width = tokens.shape
-        cache = self._model.initial_cache(batch_size, length, width)
+        # Positions once, for the longer memory, too.
+        cache = self._model.initial_cache(batch_size, length, max(width, rings + 1 - length))
         hidden, cache = self._read_segment(tokens, lengths, cache)
         if length < rings:
-            cache = lengthened(self._model, cache, rings)
-        return hidden, cache, self._made_of_weights(turn)
+            cache = lengthened(self._model, cache, rings).for_single_tokens()
+        return hidden, cache, self._made_of_weights(turn) if make else ()
 
     def _made_of_weights(self, turn):
         kernels, table = turned_kernels(self._model) if turn else (), ()

@@ -63,7 +63,9 @@ def lengthened(model, cache: Cache, memory_length: int):
         tuple(tf.pad(tf.gather(ring, in_order, axis=2), more) for ring in rings)
         for rings in (cache.keys, cache.values)
     )
-    positions = _all_positions(model, memory_length + 1, cache.clamp_length)
+    positions = cache.positions
+    if positions[0].shape[2] <= memory_length:
+        positions = _all_positions(model, memory_length + 1, cache.clamp_length)
     return Cache(keys, values, positions, tf.constant(0), cache.valid, cache.clamp_length)
 
 
