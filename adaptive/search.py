@@ -113,11 +113,13 @@ def search(
             return compute
 
         bound, possible = column, exceeds(column, values[:, -1])
-        if linear.table.shape[1] <= _NARROW:
+        if of_weights is not None:
+            bound = by_norm()  # next to nothing, where the norms are known
+        elif linear.table.shape[1] <= _NARROW:
             # The norms of the table's rows cost less than their products with many tokens.
             many = tf.reduce_sum(tf.cast(possible, tf.int32)) > num_rows // 4
             bound = tf.cond(many, by_norm, lambda: column)
-            possible &= exceeds(bound, values[:, -1])
+        possible &= exceeds(bound, values[:, -1])
         (closer,) = _where(possible, by_products, [column], size)
         return tf.minimum(bound, closer), tf.reduce_sum(tf.cast(possible, tf.int32))
 

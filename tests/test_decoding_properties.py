@@ -43,6 +43,10 @@ def deviate(counts, probabilities):
 def check_top_k(head, hidden, log_prob, k, exact):
     """Sorted, right and, where no rounding can decide, with the very ids of the oracle."""
     actual, expected = head.top_k(hidden, k), oracle.top_k(log_prob, k)
+    known = head.top_k(hidden, k, bounds=head.tail_bounds())
+    close(known.log_probabilities, expected.log_probabilities, message=f"k={k}, bounds known")
+    if exact:
+        np.testing.assert_array_equal(known.ids, expected.ids, err_msg=f"k={k}, bounds known")
     assert actual.ids.dtype == tf.int32 and actual.log_probabilities.dtype == tf.float32
     values, ids = np.asarray(actual.log_probabilities), np.asarray(actual.ids)
     close(values, expected.log_probabilities, message=f"k={k}")
