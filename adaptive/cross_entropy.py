@@ -248,7 +248,7 @@ def _run(
         return _Result(nll, add_targets(gradients, sources, targets, slopes, outside_xla))
 
     # Not a constant, as which TensorFlow would keep arrays of zeros for as long as the graph lives.
-    zero = tf.cast(tf.reduce_any(targets < 0), tf.float32)
+    zero = tf.cast(tf.reduce_any(targets == tf.int32.min), tf.float32)
 
     def zeros(like):
         return tf.fill(tf.shape(like), zero)

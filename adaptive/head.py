@@ -228,6 +228,7 @@ class SoftmaxHead(keras.layers.Layer):
         Args:
           hidden: `[..., D]`.
           k: from 1 to V.
+          bounds: as `sample`.
 
         Returns:
           `TopK(log_probabilities, ids)`, float32 and int32 `[..., k]`, in falling order; of

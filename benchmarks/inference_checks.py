@@ -70,7 +70,7 @@ def check_greedy(model, decoder, prompt, memory_length: int, num_tokens: int) ->
     Args:
       model: a `TransformerXL`.
       decoder: a `Decoder` of it with a temperature of 0 and this M.
-      prompt: int `[B, P]`, P a multiple of 512, which memory is longer than or not.
+      prompt: int `[B, P]`, which memory is longer than or not.
       memory_length: M.
       num_tokens: how many are written.
 
@@ -83,8 +83,10 @@ def check_greedy(model, decoder, prompt, memory_length: int, num_tokens: int) ->
     written = written.numpy()
     read = tf.function(lambda *arguments: model(*arguments, training=False), autograph=False)
     memory = model.initial_memory(len(prompt), memory_length)
-    for start in range(0, prompt.shape[1], SEGMENT):
-        hidden, memory = read(tf.constant(prompt[:, start : start + SEGMENT]), memory)
+    # As the decoder does it: what a token sees of a text longer than memory depends on the cuts.
+    ends = range((prompt.shape[1] - 1) % SEGMENT + 1, prompt.shape[1] + 1, SEGMENT)
+    for end in ends:
+        hidden, memory = read(tf.constant(prompt[:, max(0, end - SEGMENT) : end]), memory)
     different = tied = 0
     closest = np.inf
     for column in written.T:

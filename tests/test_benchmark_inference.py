@@ -78,9 +78,10 @@ def test_losses_are_compared_token_for_token(model, monkeypatch):
     assert check_evaluation(model, segments, 12)["difference"] > 1e-3
 
 
-def test_texts_are_compared_token_for_token(model):
-    prompt = ids(2, 512)
-    decoders = [Decoder(model, Sampling(temperature=0), length) for length in (12, 2)]
+@pytest.mark.parametrize("length", [3, 512, 517])
+def test_texts_are_compared_token_for_token(model, length):
+    prompt = ids(2, length)
+    decoders = [Decoder(model, Sampling(temperature=0), memory) for memory in (12, 2)]
     found, other = (check_greedy(model, decoder, prompt, 12, 9) for decoder in decoders)
     assert found["tokens"] == 18 and found["distinct"] > 2
     assert found["different"] == found["tied"] == 0 < found["closest"]

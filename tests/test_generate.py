@@ -150,8 +150,9 @@ def test_a_short_text_has_short_rings(monkeypatch, jit_compile, same_length):
         (1, 3, 4),  # full with the last token that is written
         (1, 4, 16),
         (2, 1, 4),
-        (5, 8, 16),
-        (5, 9, 20),
+        (5, 3, 16),
+        (5, 11, 16),  # their number, not that of the columns that the prompt is padded to
+        (5, 12, 20),
         (5, 24, 20),  # forgets
     ):
         tokens, memory = [PROMPT[:2, :length]], model.initial_memory(2, 20)
@@ -163,7 +164,7 @@ def test_a_short_text_has_short_rings(monkeypatch, jit_compile, same_length):
             tokens.append(np.argmax(log_prob[:, -1:], -1).astype(np.int32))
         np.testing.assert_array_equal(text, np.concatenate(tokens[1:], 1))
     # Another number of rows is another program; what is compiled already is used again.
-    for num_tokens, rings in ((4, 16), (3, 16)):
+    for num_tokens, rings in ((4, 16), (3, 16), (None, 20), (16, 20)):
         state = decoder.begin([[1]], _row_seeds((1, 2), 1), num_tokens)
         assert state.cache.length == rings
 
@@ -175,7 +176,10 @@ def test_memory_that_begins_with_zeros_has_whole_rings():
 
 
 def test_refuses_a_longer_text_than_it_was_told_of(model):
-    decoder = Decoder(model, Sampling())
+    # Not where the rings are those of the whole memory.
+    decoder = Decoder(model, Sampling(), 10)
+    assert decoder.write(decoder.begin([[1]], _row_seeds((1, 2), 1), 5), 6)[0].shape == (1, 6)
+    decoder = Decoder(model, Sampling(), 100)
     state = decoder.begin([[1]], _row_seeds((1, 2), 1), 5)
     _, state = decoder.write(state, 3)
     with pytest.raises(ValueError, match="longer.*Received: num_tokens=3, 2 left.*None"):

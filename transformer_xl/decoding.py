@@ -160,7 +160,7 @@ class Decoder:
         tokens = np.zeros([len(prompts), columns], np.int32)
         for row, prompt in zip(tokens, prompts):
             row[columns - len(prompt) :] = prompt
-        rings = length = self._ring_length(len(prompts), columns, num_tokens)
+        rings = length = self._ring_length(len(prompts), longest, num_tokens)
         if self._begins_empty and columns <= _SEGMENT:
             # Of what is not there nothing has to be read and copied. Longer prompts all have the
             # same shapes.
@@ -190,7 +190,7 @@ class Decoder:
             tf.zeros([len(prompts)], tf.bool),
             tf.constant(seen),
             of_weights if kept is None else kept,
-            num_tokens,
+            None if rings == self._memory_length else num_tokens,
         )
 
     def write(self, state: Writing, num_tokens: int):
@@ -199,15 +199,15 @@ class Decoder:
         What was compiled for the most tokens so far writes fewer too.
 
         Raises:
-          ValueError: for more tokens than `begin` was told of.
+          ValueError: for more tokens than `begin` was told of, where it made the memory for these.
         """
         left, of_weights = state.left, state.of_weights
         if left is not None:
             if num_tokens > left:
                 raise ValueError(
-                    "A text must not be longer than was said when it began, when it was given its "
-                    f"memory. Received: num_tokens={num_tokens}, {left} left. Give `begin` a "
-                    "larger num_tokens, or None."
+                    "A text must not be longer than was said when it began and got its memory. "
+                    f"Received: num_tokens={num_tokens}, {left} left. Give `begin` a larger "
+                    "num_tokens, or None."
                 )
             left -= num_tokens
         self._most_tokens = max(self._most_tokens, num_tokens)
@@ -224,11 +224,13 @@ class Decoder:
     def _begins_empty(self):
         return self._model.config.memory_start == "empty"
 
-    def _ring_length(self, num_rows, columns, num_tokens):
+    def _ring_length(self, num_rows, prompt_length, num_tokens):
         """Positions that the rings of a text have room for: as many as it will have, or M."""
-        if num_tokens is None or not self._begins_empty:
+        if not self._begins_empty:
             return self._memory_length
-        needed = min(columns + num_tokens, self._memory_length)
+        needed = self._memory_length
+        if num_tokens is not None:
+            needed = min(prompt_length + num_tokens, needed)
         known = self._ring_lengths.setdefault(num_rows, set())
         if not any(length >= needed for length in known):
             length = _SHORTEST_RINGS
