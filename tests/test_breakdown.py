@@ -76,7 +76,7 @@ def by_hand(model, batch_size, cutoffs):
     return bands, positions
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 33])
+@pytest.mark.parametrize("batch_size", [1, pytest.param(4, marks=pytest.mark.slow), 33])
 @pytest.mark.parametrize("cutoffs", [(10, 40), ()])
 def test_sums_are_those_of_the_distribution(batch_size, cutoffs):
     model = small_model(cutoffs)

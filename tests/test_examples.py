@@ -47,6 +47,7 @@ def unigram_log_p(counts):
     return np.log(counts / counts.sum())
 
 
+@pytest.mark.slow
 def test_language_models_learn_alike(language_model_flags, capsys):
     results = lstm_language_model.main(
         [*language_model_flags, "--compare", "--steps=120", "--learning_rate=0.03"]
@@ -112,6 +113,7 @@ def test_sampled_language_model_is_evaluated_exactly(language_model_flags):
     np.testing.assert_allclose(result["perplexity"], np.exp(nll.mean()), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_tied_functional_model():
     result = tied_functional_model.main(["--epochs=8", "--num_texts=256", "--learning_rate=0.02"])
     assert result["functional_same"] and result["same"] and result["tied"]
@@ -125,6 +127,7 @@ def test_tied_functional_model():
     assert result["untied_parameters"] == 2 * tables + rest
 
 
+@pytest.mark.slow
 def test_recommenders_beat_the_best_sellers():
     result = product_recommender.main(
         [

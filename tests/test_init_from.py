@@ -151,6 +151,7 @@ def test_text_from_given_weights(weights, capsys):
     assert set(words) <= set((weights / "vocab.txt").read_text("utf-8").split())
 
 
+@pytest.mark.slow
 def test_from_another_run(trained, text, tmp_path):
     arguments = [f"--init_from={trained}", f"--data_dir={text}", f"--workdir={tmp_path}/new"]
     assert run(*COMMON, *arguments, "--dropout=0") == 0

@@ -200,6 +200,7 @@ def test_killed_between_checkpoints_repeats_the_lost_steps(whole, tmp_path):
     assert curve(tmp_path) == curve(whole[0])
 
 
+@pytest.mark.slow
 def test_max_steps_can_be_raised(whole, tmp_path):
     """Here with the same learning rates, as a schedule that is no function of it would have."""
     first = Run(tmp_path, TrainConfig(**{**CONFIG.__dict__, "max_steps": 5}))

@@ -283,6 +283,7 @@ def test_export(head, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_warning_where_ids_are_not_sorted():
     x, y = np.tile(X, (40, 1)), np.full((40 * N, L), V - 1)
     model = make()

@@ -234,6 +234,7 @@ def test_another_text_is_refused(trained, tmp_path, capsys):
     assert snapshot(trained) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_array_is_noticed(text, tmp_path, capsys):
     arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run", "--max_steps=1"]
     assert run(*arguments) == 0
