@@ -13,6 +13,7 @@ import tensorflow as tf
 
 import adaptive
 from adaptive import cross_entropy
+from adaptive.search import search
 from tests.reference import heads as oracle
 from tests.test_head_properties import SEEDS, close, draw_case, oracle_weights, randomize
 
@@ -311,3 +312,17 @@ def test_one_candidate_is_drawn_from_the_sampler(seed):
     counts = np.sum(draws(1000, slopes) > 0, axis=0)
     counts[target] = 1000 - counts.sum()  # an accidental hit: no other has a gradient
     assert deviate(counts, np.exp(log_q)) < 4.5
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_known_norms_save_the_products_of_a_wide_tail(known):
+    """A tail of equally likely words: likelier as a whole than any word of the head."""
+    head = adaptive.AdaptiveSoftmax(40, 200, cutoffs=[50], embeddings_initializer="zeros")
+    head.build(None)
+    head.cluster_bias.assign([1.0])
+    hidden = tf.ones([3, 40])
+    bounds = head.tail_bounds() if known else None
+    found = search(hidden, head.linears(), head.clusters, head.id_order, 1, bounds=bounds)
+    ((computed, compared),) = found.rows
+    assert (int(computed), int(compared)) == (0 if known else 3, 0)
+    np.testing.assert_array_equal(found.best.ids, np.zeros([3, 1]))
