@@ -10,6 +10,7 @@ from adaptive.few_rows import on_all_cores
 from adaptive.weights import fresh
 from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.dropout import dropout, relu_dropout
+from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.shapes import shape_of
 
 # How many sites for dropout a block has: one in its inner layer, one of its own.
@@ -221,7 +222,7 @@ class DecoderBlock(keras.layers.Layer):
         self.dropout = dropout
         self.site = site
         self.gamma_initializer = keras.initializers.get(gamma_initializer)
-        self.norm = keras.layers.LayerNormalization(
+        self.norm = LayerNorm(
             epsilon=layer_norm_epsilon,
             gamma_initializer=self.gamma_initializer,
             dtype=self.dtype_policy,

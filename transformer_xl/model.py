@@ -19,6 +19,7 @@ from transformer_xl.block import make_blocks, normal, rematerialized
 from transformer_xl.config import ModelConfig, check_lengths
 from transformer_xl.dropout import dropout, step_seed
 from transformer_xl.generate import generate
+from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.memory import Memory
 from transformer_xl.shapes import shape_of
 
@@ -93,9 +94,8 @@ class TransformerXL(HeadTraining, keras.Model):
         self.blocks = make_blocks(config, _FIRST_BLOCK_SITE, self.dtype_policy)
         self.final_norm = None
         if config.final_norm:
-            self.final_norm = keras.layers.LayerNormalization(
-                epsilon=config.layer_norm_epsilon, name="final_norm", **shared
-            )
+            epsilon = config.layer_norm_epsilon
+            self.final_norm = LayerNorm(epsilon=epsilon, name="final_norm", **shared)
         ties = any(config.tie_projections) or config.tie_tables
         self.head = AdaptiveSoftmax(
             config.model_dim,
