@@ -69,10 +69,6 @@ def attention_weights(scores_BHLS, visible):
     """
     # A sum and not a choice, which would need another array and, in the backward pass, another.
     unseen = tf.where(visible, 0.0, -1e30)
-    if scores_BHLS.shape.is_fully_defined():
-        # TensorFlow makes one pass of several additions where all are of one shape. That of all
-        # heads is made once for all layers, as their operations are alike.
-        unseen = tf.broadcast_to(unseen, scores_BHLS.shape)
 
     def softmax(scores_BHLS):
         # Float32, since the sum over many keys decides probabilities.
