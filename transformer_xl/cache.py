@@ -138,8 +138,9 @@ def _read_one(cache, same_length, outside_xla):
             content_BH1K, position_BH1K = _queries(attention, inputs)
         else:
             thirds = tf.split(turned[0](inputs[:, 0]), 3, axis=-1)
-            query, key, value = (_heads(attention, third[:, None]) for third in thirds)
-            content_BH1K, position_BH1K = _biased(attention, query)
+            query, key, value = (third[:, None] for third in thirds)
+            key, value = attention.heads(key), attention.heads(value)
+            content_BH1K, position_BH1K = attention.queries(query)
         # Before they are read: else the old rings would have to be kept beside the new ones.
         keys = write(cache.keys[layer], key, cache.oldest)
         values = write(cache.values[layer], value, cache.oldest)
@@ -248,23 +249,14 @@ def projected_positions(attention, sines_SD):
 
 def keys_and_values(attention, inputs_BLD):
     """The pair, `[B, H, L, K]` each."""
-    projected = tf.tensordot(inputs_BLD, _cast(attention, attention.key_value_kernel), 1)
-    # Their heads are laid out together, as if there were twice as many.
-    _, length, size = shape_of(projected)
-    heads = 2 * attention.num_heads
-    split = tf.reshape(projected, [-1, length, heads, size // heads])
-    return tuple(tf.split(tf.transpose(split, [0, 2, 1, 3]), 2, axis=1))
+    kernel = _cast(attention, attention.key_value_kernel)
+    return attention.keys_and_values(tf.tensordot(inputs_BLD, kernel, 1))
 
 
 def _queries(attention, inputs_BLD):
     """The queries towards content and towards distance, scaled, `[B, H, L, K]` each."""
-    query = tf.tensordot(inputs_BLD, _cast(attention, attention.query_kernel), 1)
-    return _biased(attention, _heads(attention, query))
-
-
-def _biased(attention, query_BHLK):
-    scale = tf.constant(attention.head_dim**-0.5, query_BHLK.dtype)
-    return tuple((query_BHLK + bias) * scale for bias in attention.biases.vectors())
+    kernel = _cast(attention, attention.query_kernel)
+    return attention.queries(tf.tensordot(inputs_BLD, kernel, 1))
 
 
 def _mixed(attention, scores_BHLS, visible, values_BHSK, turned=None):
@@ -276,12 +268,6 @@ def _mixed(attention, scores_BHLS, visible, values_BHSK, turned=None):
     if turned is not None:
         return turned[1](context_BLI[:, 0])[:, None]
     return tf.tensordot(context_BLI, _cast(attention, attention.output_kernel), 1)
-
-
-def _heads(attention, projected):
-    """`[B, S, H * K]` to `[B, H, S, K]`."""
-    shape = [-1, shape_of(projected)[1], attention.num_heads, attention.head_dim]
-    return tf.transpose(tf.reshape(projected, shape), [0, 2, 1, 3])
 
 
 def _cast(attention, variable):

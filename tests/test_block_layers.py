@@ -1,0 +1,73 @@
+"""What the blocks of the model are made of: transformer_xl/block.py, transformer_xl/attention.py.
+
+T rows, N columns, B batch, H heads, L length, K head size.
+"""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transformer_xl.attention import PositionBiases, RelativeAttention
+from transformer_xl.block import add_bias
+
+
+@pytest.mark.parametrize("dtype, last_bit", [("float32", 2e-7), ("bfloat16", 2**-8)])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_the_gradient_of_a_bias_is_as_exact_as_its_dtype(dtype, last_bit, jit_compile):
+    """A sum of 600 rows, which TensorFlow's own makes wrong by many last bits in bfloat16."""
+    rng = np.random.default_rng(3)
+    rows, bias, slopes = (
+        tf.cast(rng.normal(size=shape), dtype) for shape in ((600, 50), (50,), (600, 50))
+    )
+
+    @tf.function(jit_compile=jit_compile)
+    def gradients(rows, bias, slopes):
+        with tf.GradientTape() as tape:
+            tape.watch((rows, bias))
+            total = add_bias(rows, bias)
+        return total, *tape.gradient(total, (rows, bias), output_gradients=slopes)
+
+    total, to_rows, to_bias = gradients(rows, bias, slopes)
+    assert total.dtype == to_rows.dtype == to_bias.dtype == dtype
+    np.testing.assert_array_equal(to_rows, slopes)
+    np.testing.assert_allclose(
+        np.float64(total), np.float64(rows) + np.float64(bias), rtol=last_bit, atol=last_bit
+    )
+    expected = np.float64(slopes).sum(0)
+    largest = np.abs(expected).max()
+    np.testing.assert_allclose(np.float64(to_bias), expected, atol=last_bit * largest)
+
+
+def test_a_bias_in_float32_gets_its_gradient_in_float32():
+    bias = tf.zeros([3])
+    with tf.GradientTape() as tape:
+        tape.watch(bias)
+        total = tf.reduce_sum(add_bias(tf.ones([5, 3], tf.bfloat16), bias))
+    gradient = tape.gradient(total, bias)
+    assert gradient.dtype == tf.float32
+    np.testing.assert_array_equal(gradient, [5.0, 5.0, 5.0])
+
+
+def test_queries_and_their_gradients():
+    """Dai et al. (2019), section 3.3: (q + u) and (q + v), here scaled already."""
+    batch, heads, length, size = 3, 2, 4, 5
+    biases = PositionBiases(heads, size, initializer="random_normal", dtype="float64")
+    attention = RelativeAttention(heads * size, heads, size, biases, dtype="float64")
+    attention.build()
+    rng = np.random.default_rng(4)
+    projected = rng.normal(size=(batch, length, heads * size))
+    slopes = rng.normal(size=(2, batch, heads, length, size))
+    sources = [tf.constant(projected), biases.content.value, biases.position.value]
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        pair = attention.queries(sources[0])
+    to_projected, *to_biases = tape.gradient(pair, sources, output_gradients=list(slopes))
+
+    scale = size**-0.5
+    query = projected.reshape(batch, length, heads, size).transpose(0, 2, 1, 3)
+    for found, bias in zip(pair, sources[1:]):
+        np.testing.assert_allclose(found, (query + bias[:, None, :]) * scale, rtol=1e-12)
+    back = (slopes[0] + slopes[1]).transpose(0, 2, 1, 3).reshape(projected.shape) * scale
+    np.testing.assert_allclose(to_projected, back, rtol=1e-12)
+    for found, slope in zip(to_biases, slopes):
+        np.testing.assert_allclose(found, slope.sum((0, 2)) * scale, rtol=1e-12)
