@@ -22,7 +22,11 @@ from transformer_xl.training.breakdown_report import (
     draw_breakdown,
     settings_line,
 )
-from transformer_xl.training.devices import resolve_precision
+from transformer_xl.training.devices import (
+    compiles_with_xla,
+    resolve_precision,
+    use_threads_for_evaluation,
+)
 from transformer_xl.training.evaluate import EvalResult, Evaluator
 from transformer_xl.training.report import results_table
 from transformer_xl.training.workdir import write_atomically
@@ -36,9 +40,11 @@ def set_up():
         lengths = evaluation_lengths(record.model, config)
         data = open_prepared(os.path.join(directory, "data"))
         record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})
+        _use_threads(config)
         model = best_model(directory, record, config)
     else:
         directory, config = workdir_for_results(), resolve_precision(flags.train_config())
+        _use_threads(config)
         model, vocabulary = given_weights(config)
         lengths = evaluation_lengths(model.config, config)
         data = prepared(directory, vocabulary, say)
@@ -71,6 +77,14 @@ def set_up():
         say(f"results: {path}\npicture: {picture}")
 
     return run
+
+
+def _use_threads(config):
+    # Before the model: with its first variable TensorFlow's threads are there.
+    length = config.eval_segment_length or config.segment_length
+    use_threads_for_evaluation(
+        compiles_with_xla(config.jit_compile), config.eval_batch_size, length
+    )
 
 
 def eval_batches(data: PreparedCorpus) -> Callable:

@@ -17,7 +17,11 @@ from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.attention import attention_weights
 from transformer_xl.decoding import Decoder, Sampling
 from transformer_xl.generate import generate
-from transformer_xl.training.devices import compiles_with_xla, stretches
+from transformer_xl.training.devices import (
+    compiles_with_xla,
+    stretches,
+    use_threads_for_evaluation,
+)
 from transformer_xl.training.evaluate import joined
 
 
@@ -145,6 +149,33 @@ def test_a_step_reads_segments_until_its_products_have_rows_enough(monkeypatch):
     assert stretches(False, 1, 64) == (2, 4)
     devices.append("a GPU")
     assert stretches(False, 1, 64) == (4, 1)
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, 3),
+        ({"jit_compile": True}, None),
+        ({"gpu": True}, None),
+        ({"cores": {4}}, None),
+        ({"asked": "5"}, None),
+        ({"batch_size": 4}, None),  # two stretches only
+    ],
+)
+def test_an_operation_gets_half_of_the_cores_where_several_are_computed(
+    monkeypatch, changes, expected
+):
+    found = []
+    devices = ["a GPU"] if changes.get("gpu") else []
+    cores = changes.get("cores", set(range(7)))
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: devices)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores, raising=False)
+    monkeypatch.setattr(tf.config.threading, "set_intra_op_parallelism_threads", found.append)
+    monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
+    if "asked" in changes:
+        monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", changes["asked"])
+    use_threads_for_evaluation(changes.get("jit_compile", False), changes.get("batch_size", 1), 64)
+    assert found == ([] if expected is None else [expected])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What "auto" means on the present device."""
 
+import contextlib
 import dataclasses
 import os
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from transformer_xl.config import TrainConfig
 _ROWS_TOGETHER, _ROWS_ALONE = 128, 256
 # So many rows keep two cores busy.
 _ROWS_IN_A_STEP = 512
+_STRETCHES_FOR_ALL_CORES = 4
 
 
 def device_name() -> str:
@@ -93,6 +95,23 @@ def stretches(jit_compile: bool, batch_size: int, segment_length: int) -> Stretc
     rows = batch_size * segment_length
     as_one = max(1, (_ROWS_ALONE if alone else _ROWS_TOGETHER) // rows)
     return Stretches(as_one, 1 if alone else max(2, _ROWS_IN_A_STEP // (as_one * rows)))
+
+
+def use_threads_for_evaluation(jit_compile: bool, batch_size: int, segment_length: int):
+    """Gives an operation half of the cores, in a process that evaluates and does nothing else.
+
+    Where four stretches are computed at a time (`stretches`) the cores need not share an operation,
+    and wait less for one another; with two, they would wait longer (docs/speed.md). Nothing is
+    changed elsewhere, where the environment names TF_NUM_INTRAOP_THREADS, and where TensorFlow has
+    computed something in this process already, after which it takes no such number.
+
+    Args:
+      jit_compile, batch_size, segment_length: of `stretches`.
+    """
+    several = stretches(jit_compile, batch_size, segment_length).in_turn >= _STRETCHES_FOR_ALL_CORES
+    if several and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(_num_cores() // 2)
 
 
 def _num_cores():
