@@ -77,9 +77,9 @@ class Worker:
         names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
         names += ("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
         counts = dict.fromkeys(names, str(threads))
-        if evaluates and name == "ours":
-            # As --mode=eval has it: as many threads, which share operations less.
-            counts["TF_NUM_INTRAOP_THREADS"] = str(max(1, threads // 2))
+        if evaluates and name == "ours" and threads == 2:
+            # As --mode=eval has it: as many operations at a time, which share no core.
+            counts["TF_NUM_INTRAOP_THREADS"] = "1"
         self._process = subprocess.Popen(
             [python, "-m", "benchmarks.inference_worker", name, json.dumps(sizes)],
             cwd=ROOT,

@@ -11,7 +11,9 @@ from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.block import add_bias
 
 
-@pytest.mark.parametrize("dtype, last_bit", [("float32", 2e-7), ("bfloat16", 2**-8)])
+@pytest.mark.parametrize(
+    "dtype, last_bit", [("float32", 2e-7), ("bfloat16", 2**-8), ("float16", 2**-11)]
+)
 @pytest.mark.parametrize("jit_compile", [False, True])
 def test_the_gradient_of_a_bias_is_as_exact_as_its_dtype(dtype, last_bit, jit_compile):
     """A sum of 600 rows, which TensorFlow's own makes wrong by many last bits in bfloat16."""

@@ -121,3 +121,21 @@ def test_it_has_the_weights_and_the_configuration_of_keras():
     assert [weight.path for weight in layer.weights] == ["norm/gamma", "norm/beta"]
     again = LayerNorm.from_config(layer.get_config())
     assert (again.epsilon, again.name) == (1e-4, "norm")
+
+
+def test_built_it_is_made_again_from_its_configuration():
+    layer = LayerNorm(gamma_initializer="ones")
+    layer.build(SHAPE)
+    again = LayerNorm.from_config(layer.get_config())
+    inputs, *_ = draw()
+    np.testing.assert_array_equal(again(inputs), layer(inputs))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"axis": 1}, {"axis": [1, 2]}, {"center": False}, {"scale": False}]
+)
+def test_refuses_what_would_be_another_function(changes):
+    with pytest.raises(
+        ValueError, match=r"LayerNorm normalises the last axis.*Received: .*Use ker"
+    ):
+        LayerNorm(**changes)

@@ -16,14 +16,31 @@ class LayerNorm(keras.layers.LayerNormalization):
 
     Args:
       epsilon: added to the variance.
-      **kwargs: of `keras.layers.LayerNormalization`, but for `axis`.
+      **kwargs: of `keras.layers.LayerNormalization`; what would be another function is refused.
 
     Call arguments:
       inputs: `[..., D]`.
 
     Returns:
       The same shape, in the compute dtype; computed in float32, or wider where that is wider.
+
+    Raises:
+      ValueError: for another axis than the last, without `center` or `scale`, with `rms_scaling`.
     """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        given = {
+            "axis": self.axis if isinstance(self.axis, int) else list(self.axis),
+            "center": self.center,
+            "scale": self.scale,
+            "rms_scaling": getattr(self, "rms_scaling", False),
+        }
+        if given["axis"] not in (-1, [-1]) or tuple(given.values())[1:] != (True, True, False):
+            raise ValueError(
+                "LayerNorm normalises the last axis, then scales and shifts it. "
+                f"Received: {given}. Use keras.layers.LayerNormalization for others."
+            )
 
     def call(self, inputs):
         dtype = tf.float64 if inputs.dtype == tf.float64 else tf.float32

@@ -98,20 +98,21 @@ def stretches(jit_compile: bool, batch_size: int, segment_length: int) -> Stretc
 
 
 def use_threads_for_evaluation(jit_compile: bool, batch_size: int, segment_length: int):
-    """Gives an operation half of the cores, in a process that evaluates and does nothing else.
+    """Of two cores gives an operation one, in a process that evaluates and does nothing else.
 
     Where four stretches are computed at a time (`stretches`) the cores need not share an operation,
-    and wait less for one another; with two, they would wait longer (docs/speed.md). Nothing is
-    changed elsewhere, where the environment names TF_NUM_INTRAOP_THREADS, and where TensorFlow has
-    computed something in this process already, after which it takes no such number.
+    and wait less for one another; with two stretches they would wait longer (docs/speed.md).
+    Nothing is changed with more cores, which was not measured, where the environment names
+    TF_NUM_INTRAOP_THREADS, and where TensorFlow has computed something in this process already,
+    after which it takes no such number.
 
     Args:
       jit_compile, batch_size, segment_length: of `stretches`.
     """
     several = stretches(jit_compile, batch_size, segment_length).in_turn >= _STRETCHES_FOR_ALL_CORES
-    if several and "TF_NUM_INTRAOP_THREADS" not in os.environ:
+    if several and _num_cores() == 2 and "TF_NUM_INTRAOP_THREADS" not in os.environ:
         with contextlib.suppress(RuntimeError):
-            tf.config.threading.set_intra_op_parallelism_threads(_num_cores() // 2)
+            tf.config.threading.set_intra_op_parallelism_threads(1)
 
 
 def _num_cores():
