@@ -14,7 +14,7 @@ from adaptive.factored import Linear, logits_of
 from adaptive.few_rows import product
 from tests.test_cross_entropy import draw, expected, tensors
 from transformer_xl import ModelConfig, TransformerXL
-from transformer_xl.attention import attention_weights
+from transformer_xl.attention_core import attention_weights
 from transformer_xl.decoding import Decoder, Sampling
 from transformer_xl.generate import generate
 from transformer_xl.training.devices import (

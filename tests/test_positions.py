@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tests.reference.transformer_xl import sinusoid
-from transformer_xl.positions import distances, relative_shift, sinusoids
+from transformer_xl.positions import distances, relative_shift, relative_unshift, sinusoids
 
 
 def test_distances_fall_to_the_newest_key():
@@ -94,3 +94,15 @@ def check_shift(shifted, scores):
             distance = memory_length + i - j
             assert shifted[b, h, i, j] == scores[b, h, i, keys - 1 - distance]
             assert keys - 1 - distance == j + queries - 1 - i
+
+
+@pytest.mark.parametrize("queries, keys", [(1, 1), (1, 7), (5, 5), (5, 12), (7, 11)])
+def test_unshift_is_the_transpose(queries, keys):
+    """Where a key stands after the query there is a zero, as what is masked has."""
+    rng = np.random.default_rng(queries)
+    scores, slopes = rng.normal(size=(2, 2, 3, queries, keys))
+    slopes *= np.arange(keys) <= np.arange(queries)[:, None] + keys - queries
+    back = relative_unshift(tf.constant(slopes)).numpy()
+    forth = relative_shift(tf.constant(scores)).numpy()
+    np.testing.assert_allclose(np.sum(back * scores), np.sum(forth * slopes), rtol=1e-12)
+    assert np.count_nonzero(back) == np.count_nonzero(slopes)

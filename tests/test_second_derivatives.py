@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from adaptive.cross_entropy import linear_loss, linear_nll
 from tests.test_cross_entropy import E, T, draw, log_softmax, tensors
-from transformer_xl.attention import attention_weights
 
 WRAP = pytest.mark.parametrize(
     "wrap", [lambda f: f, functools.partial(tf.function, autograph=False)], ids=["eager", "graph"]
@@ -60,24 +59,3 @@ def test_the_fused_loss_refuses_second_derivatives(wrap):
 
     with pytest.raises(LookupError, match="no second derivative: use nll"):
         wrap(curvature)(inputs)
-
-
-@WRAP
-def test_attention_in_16_bits_refuses_a_second_derivative(wrap):
-    """Its weights are kept rounded, and would count as constants."""
-
-    def twice(scores):
-        with tf.GradientTape() as outer:
-            outer.watch(scores)
-            with tf.GradientTape() as inner:
-                inner.watch(scores)
-                weights = attention_weights(scores, tf.ones([1, 1, 2, 3], tf.bool))
-                total = tf.reduce_sum(weights**2)
-            first = inner.gradient(total, scores)
-            first **= 2  # the slopes of a row add up to 0
-        return outer.gradient(first, scores)
-
-    scores = tf.reshape(tf.range(6.0), [1, 1, 2, 3])
-    assert np.abs(wrap(twice)(scores)).max() > 0.01
-    with pytest.raises(LookupError, match="16 bits has no second derivative: compute it in float"):
-        wrap(twice)(tf.cast(scores, tf.bfloat16))

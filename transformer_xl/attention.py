@@ -7,10 +7,9 @@ K head size.
 import keras
 import tensorflow as tf
 
-from adaptive.gradient_rules import first_order_only
 from adaptive.weights import fresh
+from transformer_xl.attention_core import Sources, attend
 from transformer_xl.dropout import dropout
-from transformer_xl.positions import relative_shift
 from transformer_xl.shapes import shape_of
 
 
@@ -55,50 +54,6 @@ class PositionBiases(keras.layers.Layer):
             "head_dim": self.head_dim,
             "initializer": keras.initializers.serialize(self.initializer),
         }
-
-
-def attention_weights(scores_BHLS, visible):
-    """The softmax of scores over the keys that are visible, in the dtype of the scores.
-
-    Args:
-      scores_BHLS: `[B, H, L, S]`.
-      visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is.
-
-    Returns:
-      `[B, H, L, S]`; 0 where not visible. It has no second derivative in 16 bits.
-    """
-    # A sum and not a choice, which would need another array and, in the backward pass, another.
-    unseen = tf.where(visible, 0.0, -1e30)
-
-    def softmax(scores_BHLS):
-        # Float32, since the sum over many keys decides probabilities.
-        weights = tf.nn.softmax(tf.cast(scores_BHLS, tf.float32) + unseen)
-        return tf.cast(weights, scores_BHLS.dtype)
-
-    if scores_BHLS.dtype.size > 2:
-        return softmax(scores_BHLS)
-
-    @tf.custom_gradient
-    def kept_rounded(scores_BHLS):
-        weights = softmax(scores_BHLS)
-
-        def gradient(upstream):
-            # From the rounded weights, which are kept anyway: those in float32 would be kept
-            # beside them, and are the largest tensors that a layer keeps.
-            with tf.control_dependencies([upstream]):  # else it is done in the forward pass
-                chances = tf.cast(weights, tf.float32)
-            slopes = tf.cast(upstream, tf.float32)
-            slopes = chances * (slopes - tf.reduce_sum(chances * slopes, -1, keepdims=True))
-            return first_order_only(
-                tf.cast(slopes, scores_BHLS.dtype),
-                scores_BHLS,
-                upstream,
-                refusal="Attention in 16 bits has no second derivative: compute it in float32.",
-            )
-
-        return weights, gradient
-
-    return kept_rounded(scores_BHLS)
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
@@ -180,13 +135,12 @@ class RelativeAttention(keras.layers.Layer):
             batch_size = shape_of(hidden)[0]
             position_HSK = tf.tile(position_HSK[None], [batch_size, 1, 1, 1])
 
-        by_content = tf.matmul(content_BHLK, key_BHSK, transpose_b=True)
-        by_distance = tf.matmul(position_BHLK, position_HSK, transpose_b=True)
-        scores_BHLS = by_content + relative_shift(by_distance)
-        weights_BHLS = attention_weights(scores_BHLS, visible)
-        weights_BHLS = dropout(weights_BHLS, self.attention_dropout, seed, self.site)
+        def drop(weights_BHLS):
+            return dropout(weights_BHLS, self.attention_dropout, seed, self.site)
 
-        context_BLHK = tf.transpose(tf.matmul(weights_BHLS, value_BHSK), [0, 2, 1, 3])
+        sources = Sources(content_BHLK, position_BHLK, key_BHSK, position_HSK, value_BHSK)
+        context_BHLK = attend(sources, visible, drop)
+        context_BLHK = tf.transpose(context_BHLK, [0, 2, 1, 3])
         inner = self.num_heads * self.head_dim
         context_BLI = tf.reshape(context_BLHK, [-1, shape_of(hidden)[1], inner])
         return tf.tensordot(context_BLI, self.output_kernel, 1)

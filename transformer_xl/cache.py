@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
-from transformer_xl.attention import attention_weights
+from transformer_xl.attention_core import attention_weights
 from transformer_xl.config import check_lengths
 from transformer_xl.positions import relative_shift
 from transformer_xl.shapes import shape_of

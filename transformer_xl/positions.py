@@ -71,3 +71,18 @@ def relative_shift(scores_BHLS):
     # A slice of flat rows: the gradient of `padded[:, :, 1:]` takes six times as long on a CPU.
     shifted = tf.slice(padded, [0, queries], [batch * heads, keys * queries])
     return tf.reshape(shifted, [batch, heads, queries, keys])
+
+
+def relative_unshift(shifted_BHLS):
+    """Moves scores from keys back to distances: the transpose of `relative_shift`, its gradient.
+
+    Args:
+      shifted_BHLS: `[B, H, L, S]`, 0 where a key stands after the query.
+
+    Returns:
+      `[B, H, L, S]`, 0 for distances that a query has no key at.
+    """
+    batch, heads, queries, keys = shape_of(shifted_BHLS)
+    flat = tf.reshape(shifted_BHLS, [batch * heads, keys * queries])
+    padded = tf.reshape(tf.pad(flat, [[0, 0], [queries, 0]]), [batch, heads, queries, keys + 1])
+    return tf.slice(padded, [0, 0, 0, 1], [batch, heads, queries, keys])

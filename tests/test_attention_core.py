@@ -1,0 +1,131 @@
+"""Attention's own gradients beside TensorFlow's of the paper's formula; what it keeps.
+
+B batch, L segment length, S key length, H heads, K head size.
+"""
+
+import functools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transformer_xl.attention_core import Sources, attend
+from transformer_xl.dropout import dropout
+
+B, H, L, S, K = 2, 3, 4, 7, 5
+ORDERS = ("values", "first", "second")
+WRAP = pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda f: f,
+        functools.partial(tf.function, autograph=False),
+        functools.partial(tf.function, autograph=False, jit_compile=True),
+    ],
+    ids=["eager", "graph", "xla"],
+)
+
+
+def draw(rank=3):
+    """Sources in float64, a direction to derive along, and what each query sees."""
+    rng = np.random.default_rng(rank)
+    distances = (H, S, K) if rank == 3 else (B, H, S, K)
+    shapes = [(B, H, L, K), (B, H, L, K), (B, H, S, K), distances, (B, H, S, K), (B, H, L, K)]
+    *sources, along = [tf.constant(rng.normal(size=shape)) for shape in shapes]
+    visible = np.arange(S) <= np.arange(L)[:, None] + S - L
+    visible = np.repeat(visible[None, None], B, 0)
+    visible[1, :, :, 0] = False  # a memory that is empty
+    return sources, along, visible
+
+
+def by_the_paper(visible, drop, content, position, key, distance, value):
+    """Dai et al. (2019), section 3.3, key by key; TensorFlow differentiates it."""
+    distance = tf.broadcast_to(distance, (B, H, S, K))
+    rows = []
+    for i in range(L):
+        # Key j stands S - L + i - j before query i, which is column L - 1 - i + j.
+        columns = [min(L - 1 - i + j, S - 1) for j in range(S)]
+        scores = tf.einsum("bhk,bhsk->bhs", content[:, :, i], key)
+        scores += tf.einsum(
+            "bhk,bhsk->bhs", position[:, :, i], tf.gather(distance, columns, axis=2)
+        )
+        chances = tf.where(visible[:, :, i], tf.exp(scores), tf.zeros((), scores.dtype))
+        rows.append(chances / tf.reduce_sum(chances, -1, keepdims=True))
+    return tf.einsum("bhls,bhsk->bhlk", drop(tf.stack(rows, 2)), value)
+
+
+def derivatives(function, sources, along):
+    """Values, their slopes along a direction, and slopes of those, by their order."""
+    with tf.GradientTape() as outer:
+        outer.watch((sources, along))
+        with tf.GradientTape() as inner:
+            inner.watch(sources)
+            values = function(*sources)
+        first = inner.gradient(values, sources, output_gradients=along)
+        total = tf.add_n([tf.reduce_sum(slope**3) for slope in first])
+    return dict(zip(ORDERS, ([values], first, outer.gradient(total, [*sources, along]))))
+
+
+@WRAP
+@pytest.mark.parametrize("rank", [3, 4], ids=["distances", "distances of each row"])
+@pytest.mark.parametrize("rate", [0.0, 0.4])
+def test_as_the_paper(wrap, rank, rate):
+    sources, along, visible = draw(rank)
+
+    def drop(weights):
+        return dropout(weights, rate, tf.constant([3, 4]), 9)
+
+    def ours(*sources):
+        return attend(Sources(*sources), tf.constant(visible), drop)
+
+    found = wrap(lambda *given: derivatives(ours, *given))(sources, along)
+    formula = functools.partial(by_the_paper, visible, drop)
+    wanted = derivatives(formula, sources, along)
+    for order in ORDERS:
+        for one, other in zip(found[order], wanted[order], strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_16_bits_are_as_exact_as_16_bits_are(dtype):
+    sources, along, visible = draw()
+    halves = [tf.cast(one, dtype) for one in (*sources, along)]
+    # The same rounded inputs in float64, so that only what attention itself rounds is measured.
+    doubles = [tf.cast(one, tf.float64) for one in halves]
+
+    def slopes(*given):
+        function = functools.partial(derivatives, lambda *s: attend(Sources(*s), visible, same))
+        return function(list(given[:-1]), given[-1])
+
+    def same(weights):
+        return weights
+
+    found, wanted = slopes(*halves), slopes(*doubles)
+    bound = 8 * {"bfloat16": 2.0**-8, "float16": 2.0**-11}[dtype]  # units of rounding
+    for order in ORDERS[:2]:
+        for one, other in zip(found[order], wanted[order], strict=True):
+            assert one.dtype == dtype
+            difference = np.abs(np.float64(tf.cast(one, tf.float64)) - other.numpy())
+            assert difference.max() <= bound * np.abs(other).max()
+
+
+def test_weights_are_not_kept_for_the_backward_pass():
+    """Every tensor of their size that the forward pass makes is read by it alone."""
+    sources, along, visible = draw()
+
+    @tf.function(autograph=False)
+    def step(*sources):
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            values = attend(Sources(*sources), visible, lambda weights: weights)
+        # Nothing before this operation belongs to the backward pass.
+        upstream = tf.identity(along, name="beginning_of_backward")
+        return tape.gradient(values, sources, output_gradients=upstream)
+
+    operations = step.get_concrete_function(*sources).graph.get_operations()
+    names = [operation.name for operation in operations]
+    begin = names.index("beginning_of_backward")
+    backward = set(names[begin:])
+    made = [t for o in operations[:begin] for t in o.outputs if t.shape.as_list() == [B, H, L, S]]
+    assert len(made) >= 4  # both products, their sum, the weights
+    for tensor in made:
+        assert not {reader.name for reader in tensor.consumers()} & backward

@@ -1,0 +1,120 @@
+"""What attention makes of queries, keys and values, with a gradient of its own.
+
+B batch, L segment (query) length, S = M + L key length, H heads, K head size.
+"""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from transformer_xl.positions import relative_shift, relative_unshift
+
+
+class Sources(NamedTuple):
+    """What attention is computed of, all of one dtype."""
+
+    content: tf.Tensor  # [B, H, L, K], queries towards the keys' content, scaled
+    position: tf.Tensor  # [B, H, L, K], queries towards their distance, scaled
+    key: tf.Tensor  # [B, H, S, K]
+    distance: tf.Tensor  # [H, S, K] or [B, H, S, K], keys of the distances
+    value: tf.Tensor  # [B, H, S, K]
+
+
+def attend(sources: Sources, visible, drop):
+    """The values, mixed by the softmax of the scores.
+
+    The weights of the keys, `[B, H, L, S]`, are the largest tensors of a layer. They are not kept
+    for the backward pass but made a second time there, which takes two small products (Dao et al.,
+    2022, "FlashAttention", section 3.1 and appendix B, from where the gradient of the softmax is,
+    too: its sum over the keys is one over the K numbers of the result).
+
+    Args:
+      sources: of one layer.
+      visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is.
+      drop: a linear function that is applied to the weights, the same one whenever it is called:
+        dropout from a fixed seed.
+
+    Returns:
+      `[B, H, L, K]`.
+    """
+
+    @tf.custom_gradient
+    def mixed(*tensors):
+        context = _context(Sources(*tensors), visible, drop)[1]
+
+        def gradient(upstream):
+            return _slopes(Sources(*tensors), context, upstream, visible, drop)
+
+        return context, gradient
+
+    return mixed(*sources)
+
+
+def attention_weights(scores_BHLS, visible):
+    """The softmax of scores over the keys that are visible, in the dtype of the scores.
+
+    Args:
+      scores_BHLS: `[B, H, L, S]`.
+      visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is.
+
+    Returns:
+      `[B, H, L, S]`; 0 where not visible.
+    """
+    # A sum and not a choice, which would need another array.
+    unseen = tf.where(visible, 0.0, -1e30)
+    # Float32, since the sum over many keys decides probabilities.
+    wide = tf.cast(scores_BHLS, tf.float32) if scores_BHLS.dtype.size == 2 else scores_BHLS
+    return tf.cast(tf.nn.softmax(wide + tf.cast(unseen, wide.dtype)), scores_BHLS.dtype)
+
+
+def _context(sources: Sources, visible, drop):
+    """The weights, before they are dropped, and what they make of the values."""
+    by_content = tf.matmul(sources.content, sources.key, transpose_b=True)
+    by_distance = tf.matmul(sources.position, sources.distance, transpose_b=True)
+    weights_BHLS = attention_weights(by_content + relative_shift(by_distance), visible)
+    return weights_BHLS, tf.matmul(drop(weights_BHLS), sources.value)
+
+
+def _slopes(sources: Sources, context, upstream, visible, drop):
+    """The gradients with respect to the sources."""
+
+    @tf.custom_gradient
+    def fast(upstream, *tensors):
+        sources = Sources(*tensors)
+        # Not before the gradient is there, or the weights would be in memory from the forward pass.
+        with tf.control_dependencies([upstream]):
+            weights_BHLS, _ = _context(sources, visible, drop)
+        slopes = _of_sources(sources, weights_BHLS, context, upstream, drop)
+
+        def gradient(*upstreams):
+            arguments = (upstream, *tensors)
+            with tf.GradientTape() as tape:
+                tape.watch(arguments)
+                again = _of_sources(sources, *_context(sources, visible, drop), upstream, drop)
+            return tape.gradient(again, arguments, output_gradients=upstreams)
+
+        return slopes, gradient
+
+    return fast(upstream, *sources)
+
+
+def _of_sources(sources: Sources, weights_BHLS, context, upstream, drop):
+    dtype = upstream.dtype
+    wide = tf.float32 if dtype.size == 2 else dtype
+    to_value = tf.matmul(drop(weights_BHLS), upstream, transpose_a=True)
+    to_weights = drop(tf.matmul(upstream, sources.value, transpose_b=True))
+    product = tf.cast(upstream, wide) * tf.cast(context, wide)
+    shared = tf.reduce_sum(product, -1, keepdims=True)
+    to_scores = tf.cast(weights_BHLS, wide) * (tf.cast(to_weights, wide) - shared)
+    to_scores = tf.cast(to_scores, dtype)
+    to_distances = relative_unshift(to_scores)
+    to_distance = tf.matmul(to_distances, sources.position, transpose_a=True)
+    if sources.distance.shape.rank == 3:
+        to_distance = tf.reduce_sum(to_distance, 0)
+    return Sources(
+        content=tf.matmul(to_scores, sources.key),
+        position=tf.matmul(to_distances, sources.distance),
+        key=tf.matmul(to_scores, sources.content, transpose_a=True),
+        distance=to_distance,
+        value=to_value,
+    )
