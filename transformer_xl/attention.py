@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from adaptive.weights import fresh
-from transformer_xl.attention_core import Sources, attend
+from transformer_xl.attention_core import Sources, attend, same
 from transformer_xl.dropout import dropout
 from transformer_xl.shapes import shape_of
 
@@ -139,7 +139,8 @@ class RelativeAttention(keras.layers.Layer):
             return dropout(weights_BHLS, self.attention_dropout, seed, self.site)
 
         sources = Sources(content_BHLK, position_BHLK, key_BHSK, position_HSK, value_BHSK)
-        context_BHLK = attend(sources, visible, drop)
+        drops = seed is not None and self.attention_dropout > 0
+        context_BHLK = attend(sources, visible, drop if drops else same)
         context_BLHK = tf.transpose(context_BHLK, [0, 2, 1, 3])
         inner = self.num_heads * self.head_dim
         context_BLI = tf.reshape(context_BLHK, [-1, shape_of(hidden)[1], inner])

@@ -20,7 +20,12 @@ class Sources(NamedTuple):
     value: tf.Tensor  # [B, H, S, K]
 
 
-def attend(sources: Sources, visible, drop):
+def same(weights):
+    """No dropout, for `attend`."""
+    return weights
+
+
+def attend(sources: Sources, visible, drop=same):
     """The values, mixed by the softmax of the scores.
 
     The weights of the keys, `[B, H, L, S]`, are the largest tensors of a layer. They are not kept
@@ -32,7 +37,7 @@ def attend(sources: Sources, visible, drop):
       sources: of one layer.
       visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is.
       drop: a linear function that is applied to the weights, the same one whenever it is called:
-        dropout from a fixed seed.
+        dropout from a fixed seed. `same`, the default, is for none.
 
     Returns:
       `[B, H, L, K]`.
@@ -99,14 +104,24 @@ def _slopes(sources: Sources, context, upstream, visible, drop):
 
 
 def _of_sources(sources: Sources, weights_BHLS, context, upstream, drop):
-    dtype = upstream.dtype
-    wide = tf.float32 if dtype.size == 2 else dtype
     to_value = tf.matmul(drop(weights_BHLS), upstream, transpose_a=True)
-    to_weights = drop(tf.matmul(upstream, sources.value, transpose_b=True))
-    product = tf.cast(upstream, wide) * tf.cast(context, wide)
-    shared = tf.reduce_sum(product, -1, keepdims=True)
-    to_scores = tf.cast(weights_BHLS, wide) * (tf.cast(to_weights, wide) - shared)
-    to_scores = tf.cast(to_scores, dtype)
+    wide = tf.float32 if upstream.dtype.size == 2 else upstream.dtype
+    shared = tf.cast(upstream, wide) * tf.cast(context, wide)
+    shared = tf.reduce_sum(shared, -1, keepdims=True)
+    if drop is same:
+        # What is shared by all keys is subtracted by the product: two columns more, as cheap as
+        # none where sides are filled up, instead of passes over the largest tensors.
+        columns = _parts(-shared, upstream.dtype)
+        ones = tf.ones_like(sources.value[..., :1])
+        rows = tf.concat([upstream, *columns], -1)
+        to_weights = tf.matmul(
+            rows, tf.concat([sources.value] + [ones] * len(columns), -1), transpose_b=True
+        )
+        to_scores = weights_BHLS * to_weights
+    else:
+        to_weights = drop(tf.matmul(upstream, sources.value, transpose_b=True))
+        to_scores = tf.cast(weights_BHLS, wide) * (tf.cast(to_weights, wide) - shared)
+        to_scores = tf.cast(to_scores, upstream.dtype)
     to_distances = relative_unshift(to_scores)
     to_distance = tf.matmul(to_distances, sources.position, transpose_a=True)
     if sources.distance.shape.rank == 3:
@@ -118,3 +133,11 @@ def _of_sources(sources: Sources, weights_BHLS, context, upstream, drop):
         distance=to_distance,
         value=to_value,
     )
+
+
+def _parts(values, dtype):
+    """Tensors of a dtype that add up to the values: one, and in 16 bits what it rounds off."""
+    high = tf.cast(values, dtype)
+    if dtype.size > 2:
+        return [high]
+    return [high, tf.cast(values - tf.cast(high, values.dtype), dtype)]
