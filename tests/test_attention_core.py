@@ -29,7 +29,7 @@ def draw(rank=3):
     """Sources in float64, a direction to derive along, and what each query sees."""
     rng = np.random.default_rng(rank)
     distances = (H, S, K) if rank == 3 else (B, H, S, K)
-    shapes = [(B, H, L, K), (B, H, L, K), (B, H, S, K), distances, (B, H, S, K), (B, H, L, K)]
+    shapes = [(B, H, L, K), (B, H, L, K), (B, H, S, K), distances, (B, H, S, K), (B, L, H, K)]
     *sources, along = [tf.constant(rng.normal(size=shape)) for shape in shapes]
     visible = np.arange(S) <= np.arange(L)[:, None] + S - L
     visible = np.repeat(visible[None, None], B, 0)
@@ -50,7 +50,7 @@ def by_the_paper(visible, drop, content, position, key, distance, value):
         )
         chances = tf.where(visible[:, :, i], tf.exp(scores), tf.zeros((), scores.dtype))
         rows.append(chances / tf.reduce_sum(chances, -1, keepdims=True))
-    return tf.einsum("bhls,bhsk->bhlk", drop(tf.stack(rows, 2)), value)
+    return tf.einsum("bhls,bhsk->blhk", drop(tf.stack(rows, 2)), value)
 
 
 def derivatives(function, sources, along):

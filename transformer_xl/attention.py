@@ -140,8 +140,7 @@ class RelativeAttention(keras.layers.Layer):
 
         sources = Sources(content_BHLK, position_BHLK, key_BHSK, position_HSK, value_BHSK)
         drops = seed is not None and self.attention_dropout > 0
-        context_BHLK = attend(sources, visible, drop if drops else same)
-        context_BLHK = tf.transpose(context_BHLK, [0, 2, 1, 3])
+        context_BLHK = attend(sources, visible, drop if drops else same)
         inner = self.num_heads * self.head_dim
         context_BLI = tf.reshape(context_BLHK, [-1, shape_of(hidden)[1], inner])
         return tf.tensordot(context_BLI, self.output_kernel, 1)

@@ -40,17 +40,17 @@ def attend(sources: Sources, visible, drop=same):
         dropout from a fixed seed. `same`, the default, is for none.
 
     Returns:
-      `[B, H, L, K]`.
+      `[B, L, H, K]`, the layout that the next product reads: kept once for both gradients.
     """
 
     @tf.custom_gradient
     def mixed(*tensors):
-        context = _context(Sources(*tensors), visible, drop)[1]
+        context_BLHK = _context(Sources(*tensors), visible, drop)[1]
 
         def gradient(upstream):
-            return _slopes(Sources(*tensors), context, upstream, visible, drop)
+            return _slopes(Sources(*tensors), context_BLHK, upstream, visible, drop)
 
-        return context, gradient
+        return context_BLHK, gradient
 
     return mixed(*sources)
 
@@ -77,10 +77,11 @@ def _context(sources: Sources, visible, drop):
     by_content = tf.matmul(sources.content, sources.key, transpose_b=True)
     by_distance = tf.matmul(sources.position, sources.distance, transpose_b=True)
     weights_BHLS = attention_weights(by_content + relative_shift(by_distance), visible)
-    return weights_BHLS, tf.matmul(drop(weights_BHLS), sources.value)
+    context_BHLK = tf.matmul(drop(weights_BHLS), sources.value)
+    return weights_BHLS, tf.transpose(context_BHLK, [0, 2, 1, 3])
 
 
-def _slopes(sources: Sources, context, upstream, visible, drop):
+def _slopes(sources: Sources, context_BLHK, upstream, visible, drop):
     """The gradients with respect to the sources."""
 
     @tf.custom_gradient
@@ -89,7 +90,7 @@ def _slopes(sources: Sources, context, upstream, visible, drop):
         # Not before the gradient is there, or the weights would be in memory from the forward pass.
         with tf.control_dependencies([upstream]):
             weights_BHLS, _ = _context(sources, visible, drop)
-        slopes = _of_sources(sources, weights_BHLS, context, upstream, drop)
+        slopes = _of_sources(sources, weights_BHLS, context_BLHK, upstream, drop)
 
         def gradient(*upstreams):
             arguments = (upstream, *tensors)
@@ -103,25 +104,25 @@ def _slopes(sources: Sources, context, upstream, visible, drop):
     return fast(upstream, *sources)
 
 
-def _of_sources(sources: Sources, weights_BHLS, context, upstream, drop):
+def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, drop):
+    dtype = upstream_BLHK.dtype
+    wide = tf.float32 if dtype.size == 2 else dtype
+    shared_BLHK = tf.cast(upstream_BLHK, wide) * tf.cast(context_BLHK, wide)
+    shared = tf.transpose(tf.reduce_sum(shared_BLHK, -1, keepdims=True), [0, 2, 1, 3])
+    upstream = tf.transpose(upstream_BLHK, [0, 2, 1, 3])
     to_value = tf.matmul(drop(weights_BHLS), upstream, transpose_a=True)
-    wide = tf.float32 if upstream.dtype.size == 2 else upstream.dtype
-    shared = tf.cast(upstream, wide) * tf.cast(context, wide)
-    shared = tf.reduce_sum(shared, -1, keepdims=True)
     if drop is same:
         # What is shared by all keys is subtracted by the product: two columns more, as cheap as
         # none where sides are filled up, instead of passes over the largest tensors.
-        columns = _parts(-shared, upstream.dtype)
+        columns = _parts(-shared, dtype)
         ones = tf.ones_like(sources.value[..., :1])
         rows = tf.concat([upstream, *columns], -1)
-        to_weights = tf.matmul(
-            rows, tf.concat([sources.value] + [ones] * len(columns), -1), transpose_b=True
-        )
-        to_scores = weights_BHLS * to_weights
+        values = tf.concat([sources.value] + [ones] * len(columns), -1)
+        to_scores = weights_BHLS * tf.matmul(rows, values, transpose_b=True)
     else:
         to_weights = drop(tf.matmul(upstream, sources.value, transpose_b=True))
         to_scores = tf.cast(weights_BHLS, wide) * (tf.cast(to_weights, wide) - shared)
-        to_scores = tf.cast(to_scores, upstream.dtype)
+        to_scores = tf.cast(to_scores, dtype)
     to_distances = relative_unshift(to_scores)
     to_distance = tf.matmul(to_distances, sources.position, transpose_a=True)
     if sources.distance.shape.rank == 3:
