@@ -73,6 +73,11 @@ MODEL_FLAGS = (
         "rematerialize",
         "Whether the backward pass computes each block again: less memory, more time.",
     ),
+    boolean_flag(
+        _MODEL,
+        "rematerialize_attention",
+        "Whether the backward pass makes the attention weights again, and nothing else.",
+    ),
 )
 
 MAX_CLUSTERS = flags.DEFINE_integer(

@@ -168,7 +168,7 @@ def test_every_place_drops_with_a_site_of_its_own(language_model, monkeypatch, t
     assert len(set(sites)) == len(sites)
     batch, length, width, keys = 2, 5, 14, 12
     one_layer = [
-        ((batch, 3, length, keys), 0.2),  # attention weights
+        *[((batch, 3, length, keys), 0.2)] * training,  # attention weights
         ((batch, length, width), 0.3),  # what attention returns
         ((batch * length, 11), 0.3),  # inside the feed-forward layer
         ((batch, length, width), 0.3),  # what it returns

@@ -35,11 +35,11 @@ SMALL = {
 PRE = {"layer_norm": "pre", "untie_position_biases": False, "block_pattern": "affa"}
 
 
-def pair(**changes):
+def pair(what="rematerialize", **changes):
     """Two models of the same weights and seed, one that keeps what it computes and one that not."""
     config = dataclasses.replace(CONFIG, **changes)
     models = [
-        TransformerXL(dataclasses.replace(config, rematerialize=again), seed=5)
+        TransformerXL(dataclasses.replace(config, **{what: again}), seed=5)
         for again in (False, True)
     ]
     models[1].set_weights(models[0].get_weights())
@@ -83,8 +83,9 @@ def sums_in_their_order():
     ("changes", "jit_compile"),
     [({}, None), ({}, False), (PRE, False), pytest.param(SMALL, True, marks=pytest.mark.slow)],
 )
-def test_the_same_losses_gradients_and_masks(changes, jit_compile, sums_in_their_order):
-    kept, again = (losses_and_gradients(model, jit_compile) for model in pair(**changes))
+@pytest.mark.parametrize("what", ["rematerialize", "rematerialize_attention"])
+def test_the_same_losses_gradients_and_masks(changes, jit_compile, what, sums_in_their_order):
+    kept, again = (losses_and_gradients(model, jit_compile) for model in pair(what, **changes))
     assert len(kept) == len(again) > 30
     # XLA fuses other operations with one another, and rounds in other places.
     bound = 2e-6 if jit_compile else 0
@@ -108,3 +109,24 @@ def test_blocks_are_computed_twice_in_training_only(monkeypatch):
             loss, _ = model.loss(tokens, targets, tf.ones([B, L]), training=training)
         tape.gradient(loss, [variable.value for variable in model.trainable_variables])
         assert sorted(calls) == sorted(times * [block.name for block in model.blocks])
+
+
+def test_attention_weights_are_made_twice():
+    """Of each layer, and once in a block that is computed again as a whole."""
+
+    def softmaxes(model):
+        def step(tokens, targets):
+            with tf.GradientTape() as tape:
+                loss, _ = model.loss(tokens, targets, tf.ones([B, L]), training=True)
+            return tape.gradient(loss, [variable.value for variable in model.trainable_variables])
+
+        graph = tf.function(step, autograph=False).get_concrete_function(*segments()[0]).graph
+        shape = [B, CONFIG.num_heads, L, M + L]
+        made = [o for o in graph.get_operations() if o.type == "Softmax"]
+        return sum(operation.outputs[0].shape.as_list() == shape for operation in made)
+
+    layers = CONFIG.num_layers
+    kept, again = pair("rematerialize_attention")
+    _, blocks = pair("rematerialize", rematerialize_attention=True)
+    counted = [softmaxes(model) for model in (kept, again, blocks)]
+    assert counted == [layers, 2 * layers, 2 * layers]

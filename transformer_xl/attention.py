@@ -71,6 +71,7 @@ class RelativeAttention(keras.layers.Layer):
       attention_dropout: rate for the attention weights.
       site: the first of two numbers of its own for dropout.
       initializer: of the kernels.
+      keep_weights: False to make the attention weights a second time in the backward pass.
 
     Call arguments:
       hidden: `[B, L, D]`, the segment.
@@ -92,9 +93,11 @@ class RelativeAttention(keras.layers.Layer):
         attention_dropout=0.0,
         site=0,
         initializer="glorot_uniform",
+        keep_weights=True,
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.keep_weights = keep_weights
         self.width = width
         self.num_heads = num_heads
         self.head_dim = head_dim
@@ -140,7 +143,7 @@ class RelativeAttention(keras.layers.Layer):
 
         sources = Sources(content_BHLK, position_BHLK, key_BHSK, position_HSK, value_BHSK)
         drops = seed is not None and self.attention_dropout > 0
-        context_BLHK = attend(sources, visible, drop if drops else same)
+        context_BLHK = attend(sources, visible, drop if drops else same, self.keep_weights)
         inner = self.num_heads * self.head_dim
         context_BLI = tf.reshape(context_BLHK, [-1, shape_of(hidden)[1], inner])
         return tf.tensordot(context_BLI, self.output_kernel, 1)
@@ -193,6 +196,7 @@ class RelativeAttention(keras.layers.Layer):
             "attention_dropout": self.attention_dropout,
             "site": self.site,
             "initializer": keras.initializers.serialize(self.initializer),
+            "keep_weights": self.keep_weights,
         }
 
     @classmethod

@@ -5,6 +5,7 @@ B batch, L segment (query) length, S = M + L key length, H heads, K head size.
 
 from typing import NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from transformer_xl.positions import relative_shift, relative_unshift
@@ -25,19 +26,19 @@ def same(weights):
     return weights
 
 
-def attend(sources: Sources, visible, drop=same):
+def attend(sources: Sources, visible, drop=same, keep_weights: bool = True):
     """The values, mixed by the softmax of the scores.
 
-    The weights of the keys, `[B, H, L, S]`, are the largest tensors of a layer. They are not kept
-    for the backward pass but made a second time there, which takes two small products (Dao et al.,
-    2022, "FlashAttention", section 3.1 and appendix B, from where the gradient of the softmax is,
-    too: its sum over the keys is one over the K numbers of the result).
+    Its gradient is that of Dao et al. (2022), "FlashAttention", appendix B: the sum over the keys
+    in the gradient of the softmax is one over the K numbers of the result, and the weights of the
+    keys, `[B, H, L, S]`, a layer's largest tensor, can be made a second time instead of kept.
 
     Args:
       sources: of one layer.
       visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is.
       drop: a linear function that is applied to the weights, the same one whenever it is called:
         dropout from a fixed seed. `same`, the default, is for none.
+      keep_weights: False to make the weights again in the backward pass: less memory, more time.
 
     Returns:
       `[B, L, H, K]`, the layout that the next product reads: kept once for both gradients.
@@ -45,10 +46,11 @@ def attend(sources: Sources, visible, drop=same):
 
     @tf.custom_gradient
     def mixed(*tensors):
-        context_BLHK = _context(Sources(*tensors), visible, drop)[1]
+        weights_BHLS, context_BLHK = _context(Sources(*tensors), visible, drop)
 
         def gradient(upstream):
-            return _slopes(Sources(*tensors), context_BLHK, upstream, visible, drop)
+            known = (weights_BHLS if keep_weights else None, context_BLHK)
+            return _slopes(Sources(*tensors), known, upstream, visible, drop)
 
         return context_BLHK, gradient
 
@@ -81,15 +83,15 @@ def _context(sources: Sources, visible, drop):
     return weights_BHLS, tf.transpose(context_BHLK, [0, 2, 1, 3])
 
 
-def _slopes(sources: Sources, context_BLHK, upstream, visible, drop):
-    """The gradients with respect to the sources."""
+def _slopes(sources: Sources, known, upstream, visible, drop):
+    """The gradients with respect to the sources, from weights (or None) and result."""
 
     @tf.custom_gradient
     def fast(upstream, *tensors):
         sources = Sources(*tensors)
-        # Not before the gradient is there, or the weights would be in memory from the forward pass.
-        with tf.control_dependencies([upstream]):
-            weights_BHLS, _ = _context(sources, visible, drop)
+        weights_BHLS, context_BLHK = known
+        if weights_BHLS is None:
+            weights_BHLS, _ = _context(_not_before(upstream, sources), visible, drop)
         slopes = _of_sources(sources, weights_BHLS, context_BLHK, upstream, drop)
 
         def gradient(*upstreams):
@@ -104,6 +106,18 @@ def _slopes(sources: Sources, context_BLHK, upstream, visible, drop):
     return fast(upstream, *sources)
 
 
+def _not_before(upstream, sources: Sources):
+    """The sources, but queries that wait for the gradient, of which the weights are then made.
+
+    They would be made in the forward pass otherwise, and kept. A zero that is made of the gradient
+    and not a control dependency, which XLA does not know.
+    """
+    flag = tf.cast(tf.reshape(upstream, [-1])[0], tf.bool)
+    zero = tf.where(tf.equal(flag, flag), 0.0, np.nan)
+    zero = tf.cast(zero, upstream.dtype)
+    return sources._replace(content=sources.content + zero, position=sources.position + zero)
+
+
 def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, drop):
     dtype = upstream_BLHK.dtype
     wide = tf.float32 if dtype.size == 2 else dtype
@@ -111,13 +125,12 @@ def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, dro
     shared = tf.transpose(tf.reduce_sum(shared_BLHK, -1, keepdims=True), [0, 2, 1, 3])
     upstream = tf.transpose(upstream_BLHK, [0, 2, 1, 3])
     to_value = tf.matmul(drop(weights_BHLS), upstream, transpose_a=True)
-    if drop is same:
-        # What is shared by all keys is subtracted by the product: two columns more, as cheap as
-        # none where sides are filled up, instead of passes over the largest tensors.
-        columns = _parts(-shared, dtype)
-        ones = tf.ones_like(sources.value[..., :1])
-        rows = tf.concat([upstream, *columns], -1)
-        values = tf.concat([sources.value] + [ones] * len(columns), -1)
+    if drop is same and dtype.size == 2:
+        # What is shared by all keys is subtracted by the product, with one column more on both
+        # sides, instead of passes over the largest tensors. It is made of a rounded result already,
+        # so that rounding it adds little.
+        rows = tf.concat([upstream, tf.cast(-shared, dtype)], -1)
+        values = tf.concat([sources.value, tf.ones_like(sources.value[..., :1])], -1)
         to_scores = weights_BHLS * tf.matmul(rows, values, transpose_b=True)
     else:
         to_weights = drop(tf.matmul(upstream, sources.value, transpose_b=True))
@@ -128,17 +141,20 @@ def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, dro
     if sources.distance.shape.rank == 3:
         to_distance = tf.reduce_sum(to_distance, 0)
     return Sources(
-        content=tf.matmul(to_scores, sources.key),
-        position=tf.matmul(to_distances, sources.distance),
+        content=tf.matmul(to_scores, _centred(sources.key)),
+        position=tf.matmul(to_distances, _centred(sources.distance)),
         key=tf.matmul(to_scores, sources.content, transpose_a=True),
         distance=to_distance,
         value=to_value,
     )
 
 
-def _parts(values, dtype):
-    """Tensors of a dtype that add up to the values: one, and in 16 bits what it rounds off."""
-    high = tf.cast(values, dtype)
-    if dtype.size > 2:
-        return [high]
-    return [high, tf.cast(values - tf.cast(high, values.dtype), dtype)]
+def _centred(keys):
+    """Keys less what they share, about, which adds nothing: a query's slopes add up to 0.
+
+    What rounding leaves of that sum would be multiplied by it. The mean of some keys will do, and
+    is made in less time.
+    """
+    some = keys[..., -32:, :]
+    wide = tf.cast(some, tf.float32) if keys.dtype.size == 2 else some
+    return keys - tf.cast(tf.reduce_mean(wide, -2, keepdims=True), keys.dtype)

@@ -54,6 +54,8 @@ def make_blocks(config, first_site: int, dtype) -> list:
                 attention_dropout=config.attention_dropout,
                 site=site,
                 initializer=kernels,
+                # A block that is computed again makes them again anyway.
+                keep_weights=config.rematerialize or not config.rematerialize_attention,
                 name="attention",
                 dtype=dtype,
             )

@@ -48,6 +48,8 @@ class ModelConfig:
       projection_init_stddev: the same for the projections behind narrow tables.
       rematerialize: whether training computes each block again in the backward pass instead of
         keeping what is inside it: less memory, more time, the same gradients.
+      rematerialize_attention: the same for the attention weights only, which grow with the product
+        of segment and memory length.
 
     Raises:
       ValueError: for a value outside its rule; the message names the field.
@@ -79,6 +81,7 @@ class ModelConfig:
     init_stddev: float = 0.02
     projection_init_stddev: float = 0.01
     rematerialize: bool = False
+    rematerialize_attention: bool = False
 
     def __post_init__(self):
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
