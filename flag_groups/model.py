@@ -76,7 +76,8 @@ MODEL_FLAGS = (
     boolean_flag(
         _MODEL,
         "rematerialize_attention",
-        "Whether the backward pass makes the attention weights again, and nothing else.",
+        "Whether the backward pass makes the attention weights again: less memory, more time. "
+        "--rematerialize does that, too.",
     ),
 )
 

@@ -111,7 +111,8 @@ def trained(text, weights, tmp_path_factory):
     """The directory of a run that went on from the weights, at a learning rate of nearly 0."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     arguments = [f"--init_from={weights}", f"--data_dir={text}", f"--workdir={directory}"]
-    assert run(*COMMON, *arguments, "--dropout=0.1", "--memory_length=9") == 0
+    others = ["--dropout=0.1", "--memory_length=9", "--rematerialize_attention"]
+    assert run(*COMMON, *arguments, *others) == 0
     return directory
 
 
@@ -120,6 +121,7 @@ def test_training_goes_on_from_the_weights(trained, evaluated, weights):
     assert (config["model_dim"], config["div_val"], config["cutoffs"]) == (16, 4, [11, 29])
     assert (config["dropout"], config["memory_length"]) == (0.1, 9)
     assert config["memory_start"] == "zeros"
+    assert config["rematerialize_attention"]
     theirs, _ = load_from(str(weights), {})
     ours, _ = load_from(str(trained), {})
     assert theirs.config.memory_length == 7

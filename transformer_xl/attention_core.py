@@ -35,10 +35,12 @@ def attend(sources: Sources, visible, drop=same, keep_weights: bool = True):
 
     Args:
       sources: of one layer.
-      visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is.
+      visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is, and
+        none after the query.
       drop: a linear function that is applied to the weights, the same one whenever it is called:
         dropout from a fixed seed. `same`, the default, is for none.
       keep_weights: False to make the weights again in the backward pass: less memory, more time.
+        Masks of dropout may be kept all the same.
 
     Returns:
       `[B, L, H, K]`, the layout that the next product reads: kept once for both gradients.
@@ -48,8 +50,10 @@ def attend(sources: Sources, visible, drop=same, keep_weights: bool = True):
     def mixed(*tensors):
         weights_BHLS, context_BLHK = _context(Sources(*tensors), visible, drop)
 
+        # The gradient may hold nothing more, or eager calls would keep it.
+        known = (weights_BHLS if keep_weights else None, context_BLHK)
+
         def gradient(upstream):
-            known = (weights_BHLS if keep_weights else None, context_BLHK)
             return _slopes(Sources(*tensors), known, upstream, visible, drop)
 
         return context_BLHK, gradient
@@ -112,7 +116,7 @@ def _not_before(upstream, sources: Sources):
     They would be made in the forward pass otherwise, and kept. A zero that is made of the gradient
     and not a control dependency, which XLA does not know.
     """
-    flag = tf.cast(tf.reshape(upstream, [-1])[0], tf.bool)
+    flag = tf.reduce_any(tf.cast(upstream[:1, :1, :1, :1], tf.bool))
     zero = tf.where(tf.equal(flag, flag), 0.0, np.nan)
     zero = tf.cast(zero, upstream.dtype)
     return sources._replace(content=sources.content + zero, position=sources.position + zero)

@@ -23,6 +23,8 @@ _FREE = {
     "same_length",
     "init_stddev",
     "projection_init_stddev",
+    "rematerialize",
+    "rematerialize_attention",
 }
 # What one can ask for in several ways that make the same model.
 _BY_EFFECT = {"force_projection", "tie_projections"}
