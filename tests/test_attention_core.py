@@ -9,20 +9,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.test_layer_norm import ORDERS, WRAP
 from transformer_xl.attention_core import Sources, attend, same
 from transformer_xl.dropout import dropout
 
 B, H, L, S, K = 2, 3, 4, 7, 5
-ORDERS = ("values", "first", "second")
-WRAP = pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda f: f,
-        functools.partial(tf.function, autograph=False),
-        functools.partial(tf.function, autograph=False, jit_compile=True),
-    ],
-    ids=["eager", "graph", "xla"],
-)
 
 
 def draw(rank=3):
