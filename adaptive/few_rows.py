@@ -8,6 +8,10 @@ import tensorflow as tf
 # A product of at most so many rows is faster with the table first.
 FEW = 16
 
+# With a kernel of so many numbers two rows take XLA on CPUs less time than one, which it seems to
+# leave to one core: that does not read memory as fast as two (docs/decisions/0012).
+_ONE_CORE = range(2**17, 2**19 + 1)
+
 
 def product(rows, table, bias):
     """`rows @ table' + bias`, computed as `table @ rows'`: with few rows, in half the time on CPUs.
@@ -41,3 +45,24 @@ def on_all_cores(products, num_rows: int | None):
     if num_rows != 1 or tf.config.list_logical_devices("GPU"):
         return products
     return tf.maximum(products, products.dtype.min)
+
+
+def single_row_product(row, kernel):
+    """`row @ kernel`, with a row of zeros beside it where XLA takes less time for two rows.
+
+    That is so for kernels of middle size in float32 on CPUs.
+
+    Args:
+      row: `[1, E]`.
+      kernel: `[E, N]` of the same dtype.
+
+    Returns:
+      `[1, N]`.
+    """
+    if row.dtype != tf.float32 or kernel.shape.num_elements() not in _ONE_CORE:
+        return tf.matmul(row, kernel)
+    if tf.config.list_logical_devices("GPU"):
+        return tf.matmul(row, kernel)
+    # Apart from what is added to it, like `on_all_cores`.
+    products = tf.matmul(tf.pad(row, [[0, 1], [0, 0]]), kernel)
+    return tf.maximum(products, products.dtype.min)[:1]

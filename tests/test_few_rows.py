@@ -11,7 +11,7 @@ import tensorflow as tf
 from adaptive import cross_entropy, few_rows
 from adaptive.cross_entropy import Rows, linear_nll
 from adaptive.factored import Linear, logits_of
-from adaptive.few_rows import product
+from adaptive.few_rows import product, single_row_product
 from tests.test_cross_entropy import draw, expected, tensors
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.attention_core import attention_weights
@@ -282,3 +282,58 @@ def test_batches_are_joined_and_the_last_is_filled_up():
     np.testing.assert_array_equal(targets[:, :15], np.concatenate(rows, 1) + 100)
     np.testing.assert_array_equal(weights, [[1] * 15 + [0] * 3] * 2)
     assert list(joined(iter(batches), 1)) == batches
+
+
+def matmul_rows(function, *arguments):
+    """How many rows each product in a compiled function has."""
+    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
+    return [op.inputs[0].shape[0] for op in graph.get_operations() if op.type == "MatMul"]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "dtype", "gpus", "expected"),
+    [
+        ((410, 820), tf.float32, [], 2),
+        ((256, 512), tf.float32, [], 2),
+        ((512, 1024), tf.float32, [], 2),
+        ((255, 512), tf.float32, [], 1),
+        ((513, 1024), tf.float32, [], 1),
+        ((410, 820), tf.bfloat16, [], 1),
+        ((410, 820), tf.float32, ["a GPU"], 1),
+    ],
+)
+def test_product_of_a_single_row(monkeypatch, shape, dtype, gpus, expected, jit_compile):
+    monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
+    random = np.random.default_rng(1)
+    row, kernel = (tf.cast(random.normal(size=size), dtype) for size in ((1, shape[0]), shape))
+    assert matmul_rows(single_row_product, row, kernel) == [expected]
+    run = tf.function(single_row_product, jit_compile=jit_compile, autograph=False)
+    exact = np.float64(row) @ np.float64(kernel)
+    size = np.abs(np.float64(row)) @ np.abs(np.float64(kernel))
+    near = (1e-6 if dtype == tf.float32 else 2**-8) * size.max()
+    np.testing.assert_allclose(np.float64(run(row, kernel)), exact, rtol=0, atol=near)
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(1, 2), (2, 2), (3, 3)])
+def test_a_token_of_a_single_row_is_read_as_uncached(batch_size, expected):
+    keras.utils.set_random_seed(5)
+    config = ModelConfig(30, num_layers=2, model_dim=384, num_heads=4, feed_forward_dim=8)
+    model = TransformerXL(dataclasses.replace(config, memory_length=3))
+    tokens = np.random.default_rng(2).integers(0, 30, [batch_size, 6]).astype(np.int32)
+    memory, cache = model.initial_memory(batch_size), model.initial_cache(batch_size)
+    kernels = model.blocks[0].inner
+    sides = {384, 2 * 384}
+
+    def attention_rows(op):
+        of_kernel = op.type == "MatMul" and set(op.inputs[1].shape) <= sides
+        return [op.inputs[0].shape[0]] if of_kernel else []
+
+    run = tf.function(model.extend, jit_compile=True, autograph=False)
+    graph = run.get_concrete_function(tokens[:, :1], cache).graph
+    rows = [row for op in graph.get_operations() for row in attention_rows(op)]
+    assert kernels.query_kernel.shape == (384, 384) and rows == [expected] * 6
+    for i in range(6):
+        hidden, memory = model(tokens[:, i : i + 1], memory)
+        read, cache = run(tokens[:, i : i + 1], cache)
+        np.testing.assert_allclose(read, hidden, rtol=0, atol=1e-5)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from adaptive.few_rows import single_row_product
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
 from transformer_xl.attention_core import attention_weights
@@ -250,13 +251,13 @@ def projected_positions(attention, sines_SD):
 def keys_and_values(attention, inputs_BLD):
     """The pair, `[B, H, L, K]` each."""
     kernel = _cast(attention, attention.key_value_kernel)
-    return attention.keys_and_values(tf.tensordot(inputs_BLD, kernel, 1))
+    return attention.keys_and_values(_product(inputs_BLD, kernel))
 
 
 def _queries(attention, inputs_BLD):
     """The queries towards content and towards distance, scaled, `[B, H, L, K]` each."""
     kernel = _cast(attention, attention.query_kernel)
-    return attention.queries(tf.tensordot(inputs_BLD, kernel, 1))
+    return attention.queries(_product(inputs_BLD, kernel))
 
 
 def _mixed(attention, scores_BHLS, visible, values_BHSK, turned=None):
@@ -267,7 +268,13 @@ def _mixed(attention, scores_BHLS, visible, values_BHSK, turned=None):
     context_BLI = tf.reshape(context_BLHK, [-1, length, heads * size])
     if turned is not None:
         return turned[1](context_BLI[:, 0])[:, None]
-    return tf.tensordot(context_BLI, _cast(attention, attention.output_kernel), 1)
+    return _product(context_BLI, _cast(attention, attention.output_kernel))
+
+
+def _product(inputs_BLE, kernel):
+    if inputs_BLE.shape[:2] == (1, 1):
+        return single_row_product(inputs_BLE[0], kernel)[None]
+    return tf.tensordot(inputs_BLE, kernel, 1)
 
 
 def _cast(attention, variable):
