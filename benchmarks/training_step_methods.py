@@ -89,6 +89,7 @@ def load(case: Case) -> Callable:
 def _ours(case, tf):
     from transformer_xl import ModelConfig, TransformerXL
     from transformer_xl.config import TrainConfig
+    from transformer_xl.training.memory_use import lean_first_call
     from transformer_xl.training.optimizer import make_optimizer
     from transformer_xl.training.steps import make_train_step
 
@@ -99,6 +100,7 @@ def _ours(case, tf):
     model = TransformerXL(ModelConfig(**config), seed=case.seed)
     optimizer = make_optimizer(TrainConfig(learning_rate=LEARNING_RATE, warmup_steps=0))
     step = make_train_step(model, optimizer, CLIP_NORM, jit_compile=case.method == "ours_xla")
+    step = lean_first_call(step)  # as train.py does
     memory = model.initial_memory(case.batch_size)
     weights = tf.ones([case.batch_size, case.segment_length])
 

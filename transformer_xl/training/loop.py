@@ -14,6 +14,7 @@ from transformer_xl.training.cluster_losses import cluster_report
 from transformer_xl.training.distribute import Replicas
 from transformer_xl.training.divergence import DivergedError, DivergenceWatch
 from transformer_xl.training.evaluate import EvalResult
+from transformer_xl.training.memory_use import lean_first_call
 from transformer_xl.training.report import Reporter
 from transformer_xl.training.stop import StoppedError
 from transformer_xl.training.train_state import TrainState
@@ -63,6 +64,7 @@ def train(
         `divergence.DivergenceWatch`. The checkpoint before is left as it is.
     """
     replicas = replicas or Replicas()
+    train_step = lean_first_call(train_step)
     start = replicas.split(initial_memory)
 
     def restored(goes_back=False):

@@ -1,0 +1,71 @@
+"""lean_first_call: what is free goes back to the system while a step is called first."""
+
+import ctypes
+import threading
+import time
+
+import pytest
+
+from transformer_xl.training import memory_use
+
+
+@pytest.fixture
+def trims(monkeypatch):
+    """The arguments of each trim; one takes place every 10 ms."""
+    found = []
+    monkeypatch.setattr(memory_use, "_trim", found.append)
+    monkeypatch.setattr(memory_use, "_PAUSE", 0.01)
+    return found
+
+
+def test_only_the_first_call_gives_memory_back(trims):
+    def add(*numbers):
+        time.sleep(0.3)
+        return sum(numbers)
+
+    threads = threading.active_count()
+    call = memory_use.lean_first_call(add)
+    assert call(1, 2) == 3
+    first = len(trims)
+    assert first > 3 and set(trims) == {0}
+    assert threading.active_count() == threads
+    assert call(3, 4) == 7
+    assert len(trims) == first
+
+
+def test_an_error_ends_it(trims):
+    def fail():
+        time.sleep(0.1)
+        raise KeyError("broken")
+
+    threads = threading.active_count()
+    with pytest.raises(KeyError, match="broken"):
+        memory_use.lean_first_call(fail)()
+    assert trims and threading.active_count() == threads
+
+
+def test_without_glibc_the_function_is_called_as_it_is(monkeypatch):
+    monkeypatch.setattr(memory_use, "_trim", None)
+    call = memory_use.lean_first_call(lambda *numbers: (threading.active_count(), numbers))
+    threads = threading.active_count()
+    assert call(5) == (threads, (5,)) and call(6) == (threads, (6,))
+
+
+@pytest.mark.skipif(memory_use._trim is None, reason="glibc's malloc_trim")
+def test_memory_that_was_free_is_the_systems():
+    library = ctypes.CDLL(None)
+    library.malloc.restype, library.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    before = memory_use.memory_use()["memory_gb"]
+    # Small enough for the heap, every other kept, so that its end does not shrink.
+    blocks = [library.malloc(60_000) for _ in range(5000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 60_000)
+    for block in blocks[::2]:
+        library.free(block)
+    held = memory_use.memory_use()["memory_gb"] - before
+    memory_use.lean_first_call(time.sleep)(0.5)
+    left = memory_use.memory_use()["memory_gb"] - before
+    for block in blocks[1::2]:
+        library.free(block)
+    # 0.3 GB were allocated; the pages of half of them, but for those that blocks share, go back.
+    assert held > 0.25 and left < held - 0.1
