@@ -284,10 +284,11 @@ def test_batches_are_joined_and_the_last_is_filled_up():
     assert list(joined(iter(batches), 1)) == batches
 
 
-def matmul_rows(function, *arguments):
-    """How many rows each product in a compiled function has."""
-    graph = tf.function(function, autograph=False).get_concrete_function(*arguments).graph
-    return [op.inputs[0].shape[0] for op in graph.get_operations() if op.type == "MatMul"]
+def matmul_shapes(run, *arguments):
+    """The shapes of both factors of each product in a compiled function."""
+    operations = run.get_concrete_function(*arguments).graph.get_operations()
+    products = [op.inputs for op in operations if op.type == "MatMul"]
+    return [(tuple(rows.shape), tuple(kernel.shape)) for rows, kernel in products]
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
@@ -307,8 +308,8 @@ def test_product_of_a_single_row(monkeypatch, shape, dtype, gpus, expected, jit_
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: gpus)
     random = np.random.default_rng(1)
     row, kernel = (tf.cast(random.normal(size=size), dtype) for size in ((1, shape[0]), shape))
-    assert matmul_rows(single_row_product, row, kernel) == [expected]
     run = tf.function(single_row_product, jit_compile=jit_compile, autograph=False)
+    assert matmul_shapes(run, row, kernel) == [((expected, shape[0]), shape)]
     exact = np.float64(row) @ np.float64(kernel)
     size = np.abs(np.float64(row)) @ np.abs(np.float64(kernel))
     near = (1e-6 if dtype == tf.float32 else 2**-8) * size.max()
@@ -322,17 +323,12 @@ def test_a_token_of_a_single_row_is_read_as_uncached(batch_size, expected):
     model = TransformerXL(dataclasses.replace(config, memory_length=3))
     tokens = np.random.default_rng(2).integers(0, 30, [batch_size, 6]).astype(np.int32)
     memory, cache = model.initial_memory(batch_size), model.initial_cache(batch_size)
-    kernels = model.blocks[0].inner
-    sides = {384, 2 * 384}
-
-    def attention_rows(op):
-        of_kernel = op.type == "MatMul" and set(op.inputs[1].shape) <= sides
-        return [op.inputs[0].shape[0]] if of_kernel else []
-
     run = tf.function(model.extend, jit_compile=True, autograph=False)
-    graph = run.get_concrete_function(tokens[:, :1], cache).graph
-    rows = [row for op in graph.get_operations() for row in attention_rows(op)]
-    assert kernels.query_kernel.shape == (384, 384) and rows == [expected] * 6
+    shapes = matmul_shapes(run, tokens[:, :1], cache)
+    # Queries, keys with values, outputs of two layers.
+    kernels = [(384, 384), (384, 768), (384, 384)] * 2
+    found = [(rows, kernel) for rows, kernel in shapes if kernel in kernels]
+    assert sorted(found) == sorted(((expected, 384), kernel) for kernel in kernels)
     for i in range(6):
         hidden, memory = model(tokens[:, i : i + 1], memory)
         read, cache = run(tokens[:, i : i + 1], cache)
