@@ -10,7 +10,7 @@ FEW = 16
 
 # With a kernel of so many numbers two rows take XLA on CPUs less time than one, which it seems to
 # leave to one core: that does not read memory as fast as two (docs/decisions/0012).
-_ONE_CORE = range(2**17, 2**19 + 1)
+_ONE_CORE = range(410 * 410, 512 * 1024 + 1)
 
 
 def product(rows, table, bias):
@@ -59,10 +59,8 @@ def single_row_product(row, kernel):
     Returns:
       `[1, N]`.
     """
-    if row.dtype != tf.float32 or kernel.shape.num_elements() not in _ONE_CORE:
+    of_size = row.dtype == tf.float32 and kernel.shape.num_elements() in _ONE_CORE
+    if not of_size or tf.config.list_logical_devices("GPU"):
         return tf.matmul(row, kernel)
-    if tf.config.list_logical_devices("GPU"):
-        return tf.matmul(row, kernel)
-    # Apart from what is added to it, like `on_all_cores`.
     products = tf.matmul(tf.pad(row, [[0, 1], [0, 0]]), kernel)
-    return tf.maximum(products, products.dtype.min)[:1]
+    return on_all_cores(products, 1)[:1]
