@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
 from transformer_xl.safetensors_files import load_safetensors
+from transformer_xl.training import memory_use
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.evaluate import EvalResult, evaluate
 from transformer_xl.training.loop import train
@@ -156,6 +157,13 @@ def test_a_run_reports_evaluates_and_ends(whole):
     assert "step 10/10" in run.output.getvalue()
     assert (directory / "loss.png").read_bytes().startswith(b"\x89PNG")
     assert list((directory / "tensorboard").glob("events*"))
+
+
+def test_the_first_step_gives_free_memory_back(tmp_path, monkeypatch):
+    trims = []
+    monkeypatch.setattr(memory_use, "_trim", trims.append)
+    Run(tmp_path, stop_after=1)
+    assert trims
 
 
 @pytest.mark.parametrize(
