@@ -44,8 +44,8 @@ class _Given(keras.random.SeedGenerator):
 def drawn_in_place(initializer, shape):
     """An initializer that draws the same numbers, of a large weight without copies of it.
 
-    Keras scales and shifts what it has drawn, each time into a new tensor as large as the weight. In
-    a function TensorFlow writes over what nothing else needs.
+    Keras scales and shifts what it has drawn, each time into a new tensor as large as the weight.
+    In a function TensorFlow writes over what nothing else needs.
 
     Args:
       initializer: the weight's.

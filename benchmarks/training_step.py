@@ -5,11 +5,13 @@
 
 PYTHON has torch and transformers 4.35.2, where the model still is. A step is what training does:
 a segment of B streams with memory, dropout on, loss, gradients, clipping by the global norm, Adam.
-Each method (`ours`, `ours_xla`, `ours_attention_again`, `ours_rematerialized`, `huggingface`) has a
-process of its own with as many threads as the others; in every repetition each takes one step, one
-after another, on the same ids, drawn by Zipf's law. `ours_attention_again` makes the weights of
-attention again in the backward pass, `ours_rematerialized` whole blocks. Reported are medians, and
-the peak memory of the process. One that is not installed, or fails, is reported so.
+Each method (`ours`, `ours_xla`, `ours_attention_again`, `ours_feed_forward_again`,
+`ours_both_again`, `ours_rematerialized`, `huggingface`) has a process of its own with as many
+threads as the others; in every repetition each takes one step, one after another, on the same ids,
+drawn by Zipf's law. `ours_attention_again` makes the weights of attention again in the backward
+pass, `ours_feed_forward_again` the inner feed-forward layers, `ours_rematerialized` whole blocks.
+Reported are medians, and the peak memory of the process. One that is not installed, or fails, is
+reported so.
 
 Written are `training_step.json` and `training_step.png`. The machine should have nothing else to
 do.

@@ -13,7 +13,15 @@ from collections.abc import Callable
 import numpy as np
 
 PEER = "huggingface"
-METHODS = ("ours", "ours_xla", "ours_attention_again", "ours_rematerialized", PEER)
+METHODS = (
+    "ours",
+    "ours_xla",
+    "ours_attention_again",
+    "ours_feed_forward_again",
+    "ours_both_again",
+    "ours_rematerialized",
+    PEER,
+)
 LEARNING_RATE, CLIP_NORM = 2.5e-4, 0.25
 
 
@@ -96,7 +104,9 @@ def _ours(case, tf):
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     config = {name: value for name, value in dataclasses.asdict(case).items() if name in fields}
     config["rematerialize"] = case.method == "ours_rematerialized"
-    config["rematerialize_attention"] = case.method == "ours_attention_again"
+    both = case.method == "ours_both_again"
+    config["rematerialize_attention"] = both or case.method == "ours_attention_again"
+    config["rematerialize_feed_forward"] = both or case.method == "ours_feed_forward_again"
     model = TransformerXL(ModelConfig(**config), seed=case.seed)
     optimizer = make_optimizer(TrainConfig(learning_rate=LEARNING_RATE, warmup_steps=0))
     step = make_train_step(model, optimizer, CLIP_NORM, jit_compile=case.method == "ours_xla")

@@ -79,6 +79,12 @@ MODEL_FLAGS = (
         "Whether the backward pass makes the attention weights again: less memory, more time. "
         "--rematerialize does that, too.",
     ),
+    boolean_flag(
+        _MODEL,
+        "rematerialize_feed_forward",
+        "Whether the backward pass computes the inner feed-forward layers again: less memory, more "
+        "time. --rematerialize does that, too.",
+    ),
 )
 
 MAX_CLUSTERS = flags.DEFINE_integer(

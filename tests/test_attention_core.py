@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.graph_order import ancestors
 from tests.test_layer_norm import ORDERS, WRAP
 from transformer_xl.attention_core import Sources, attend, same
 from transformer_xl.dropout import dropout
@@ -132,17 +133,6 @@ def test_weights_are_made_again_when_the_gradient_is_there(keep_weights):
     assert len(again) == (0 if keep_weights else 1)
     for softmax in again:
         assert "beginning_of_backward" in ancestors(softmax)
-
-
-def ancestors(operation):
-    """Names of all operations that one waits for by its inputs."""
-    found, todo = set(), [operation]
-    while todo:
-        for tensor in todo.pop().inputs:
-            if tensor.op.name not in found:
-                found.add(tensor.op.name)
-                todo.append(tensor.op)
-    return found
 
 
 @pytest.mark.parametrize("keep_weights", [False, True])

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.graph_order import ancestors
 from transformer_xl import ModelConfig, TransformerXL
-from transformer_xl.block import DecoderBlock
+from transformer_xl.block import DecoderBlock, FeedForward
 
 B, L, M, V = 2, 5, 3, 31
 CONFIG = ModelConfig(
@@ -81,9 +82,16 @@ def sums_in_their_order():
 
 @pytest.mark.parametrize(
     ("changes", "jit_compile"),
-    [({}, None), ({}, False), (PRE, False), pytest.param(SMALL, True, marks=pytest.mark.slow)],
+    [
+        ({}, None),
+        pytest.param({}, False, marks=pytest.mark.slow),
+        (PRE, False),
+        pytest.param(SMALL, True, marks=pytest.mark.slow),
+    ],
 )
-@pytest.mark.parametrize("what", ["rematerialize", "rematerialize_attention"])
+@pytest.mark.parametrize(
+    "what", ["rematerialize", "rematerialize_attention", "rematerialize_feed_forward"]
+)
 def test_the_same_losses_gradients_and_masks(changes, jit_compile, what, sums_in_their_order):
     kept, again = (losses_and_gradients(model, jit_compile) for model in pair(what, **changes))
     assert len(kept) == len(again) > 30
@@ -111,22 +119,46 @@ def test_blocks_are_computed_twice_in_training_only(monkeypatch):
         assert sorted(calls) == sorted(times * [block.name for block in model.blocks])
 
 
-def test_attention_weights_are_made_twice():
-    """Of each layer, and once in a block that is computed again as a whole."""
+@pytest.mark.parametrize(
+    ("what", "operation", "shape"),
+    [
+        ("rematerialize_attention", "Softmax", [B, CONFIG.num_heads, L, M + L]),
+        ("rematerialize_feed_forward", "Relu", [B * L, CONFIG.feed_forward_dim]),
+    ],
+)
+def test_what_is_made_again_is_made_twice(what, operation, shape):
+    """In each layer, and not once more in a block that is computed again as a whole."""
 
-    def softmaxes(model):
+    def made(model):
         def step(tokens, targets):
             with tf.GradientTape() as tape:
                 loss, _ = model.loss(tokens, targets, tf.ones([B, L]), training=True)
             return tape.gradient(loss, [variable.value for variable in model.trainable_variables])
 
         graph = tf.function(step, autograph=False).get_concrete_function(*segments()[0]).graph
-        shape = [B, CONFIG.num_heads, L, M + L]
-        made = [o for o in graph.get_operations() if o.type == "Softmax"]
-        return sum(operation.outputs[0].shape.as_list() == shape for operation in made)
+        of_kind = [one for one in graph.get_operations() if one.type == operation]
+        return sum(one.outputs[0].shape.as_list() == shape for one in of_kind)
 
     layers = CONFIG.num_layers
-    kept, again = pair("rematerialize_attention")
-    _, blocks = pair("rematerialize", rematerialize_attention=True)
-    counted = [softmaxes(model) for model in (kept, again, blocks)]
-    assert counted == [layers, 2 * layers, 2 * layers]
+    kept, again = pair(what)
+    _, blocks = pair("rematerialize", **{what: True})
+    assert [made(model) for model in (kept, again, blocks)] == [layers, 2 * layers, 2 * layers]
+
+
+def test_the_second_inner_layer_waits_for_the_gradient():
+    """It would be kept from the forward pass otherwise."""
+    layer = FeedForward(8, 11, dropout=0.2, keep_inner=False)
+    layer.build(None)
+
+    @tf.function(autograph=False)
+    def gradients(hidden, upstream):
+        with tf.GradientTape() as tape:
+            result = layer(hidden, seed=tf.constant([1, 2]))
+        weights = [variable.value for variable in layer.trainable_variables]
+        return tape.gradient(result, weights, output_gradients=upstream)
+
+    like = tf.TensorSpec([B, L, 8])
+    graph = gradients.get_concrete_function(like, tf.TensorSpec([B, L, 8], name="upstream")).graph
+    relus = [one for one in graph.get_operations() if one.type == "Relu"]
+    waiting = ["upstream" in ancestors(relu) for relu in relus]
+    assert sorted(waiting) == [False, True]

@@ -66,6 +66,7 @@ def make_blocks(config, first_site: int, dtype) -> list:
                 dropout=config.dropout,
                 site=site,
                 initializer=kernels,
+                keep_inner=config.rematerialize or not config.rematerialize_feed_forward,
                 name="feed_forward",
                 dtype=dtype,
             )
@@ -145,6 +146,7 @@ class FeedForward(keras.layers.Layer):
       dropout: rate after the activation.
       site: a number of its own for dropout.
       initializer: of the kernels; biases start at zero.
+      keep_inner: False to compute the inner layer a second time in the backward pass.
 
     Call arguments:
       hidden: `[B, L, D]`.
@@ -156,7 +158,14 @@ class FeedForward(keras.layers.Layer):
     """
 
     def __init__(
-        self, width, feed_forward_dim, dropout=0.0, site=0, initializer="glorot_uniform", **kwargs
+        self,
+        width,
+        feed_forward_dim,
+        dropout=0.0,
+        site=0,
+        initializer="glorot_uniform",
+        keep_inner=True,
+        **kwargs,
     ):
         super().__init__(**kwargs)
         self.width = width
@@ -164,6 +173,7 @@ class FeedForward(keras.layers.Layer):
         self.dropout = dropout
         self.site = site
         self.initializer = keras.initializers.get(initializer)
+        self.keep_inner = keep_inner
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
@@ -179,6 +189,12 @@ class FeedForward(keras.layers.Layer):
         self.outer_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="outer_bias")
 
     def call(self, hidden, seed=None, turned=None):
+        if self.keep_inner or turned is not None:
+            return self._outer(hidden, seed, turned)
+        # The outer layer's result takes part in no gradient, so that it is not computed again.
+        return tf.recompute_grad(lambda hidden: self._outer(hidden, seed))(hidden)
+
+    def _outer(self, hidden, seed, turned=None):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
         if turned is None:
@@ -203,6 +219,7 @@ class FeedForward(keras.layers.Layer):
             "dropout": self.dropout,
             "site": self.site,
             "initializer": keras.initializers.serialize(self.initializer),
+            "keep_inner": self.keep_inner,
         }
 
 

@@ -50,6 +50,7 @@ class ModelConfig:
         keeping what is inside it: less memory, more time, the same gradients.
       rematerialize_attention: the same for the attention weights only, which grow with the product
         of segment and memory length.
+      rematerialize_feed_forward: the same for the inner feed-forward layers only.
 
     Raises:
       ValueError: for a value outside its rule; the message names the field.
@@ -82,6 +83,7 @@ class ModelConfig:
     projection_init_stddev: float = 0.01
     rematerialize: bool = False
     rematerialize_attention: bool = False
+    rematerialize_feed_forward: bool = False
 
     def __post_init__(self):
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731

@@ -25,6 +25,7 @@ _FREE = {
     "projection_init_stddev",
     "rematerialize",
     "rematerialize_attention",
+    "rematerialize_feed_forward",
 }
 # What one can ask for in several ways that make the same model.
 _BY_EFFECT = {"force_projection", "tie_projections"}
