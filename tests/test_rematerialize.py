@@ -36,11 +36,11 @@ SMALL = {
 PRE = {"layer_norm": "pre", "untie_position_biases": False, "block_pattern": "affa"}
 
 
-def pair(what="rematerialize", **changes):
+def pair(what="rematerialize", dtype=None, **changes):
     """Two models of the same weights and seed, one that keeps what it computes and one that not."""
     config = dataclasses.replace(CONFIG, **changes)
     models = [
-        TransformerXL(dataclasses.replace(config, **{what: again}), seed=5)
+        TransformerXL(dataclasses.replace(config, **{what: again}), seed=5, dtype=dtype)
         for again in (False, True)
     ]
     models[1].set_weights(models[0].get_weights())
@@ -86,6 +86,7 @@ def sums_in_their_order():
         ({}, None),
         pytest.param({}, False, marks=pytest.mark.slow),
         (PRE, False),
+        ({"dtype": "mixed_bfloat16"}, False),
         pytest.param(SMALL, True, marks=pytest.mark.slow),
     ],
 )

@@ -198,14 +198,17 @@ class FeedForward(keras.layers.Layer):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
         if turned is None:
-            inner = on_all_cores(tf.matmul(rows, self.inner_kernel), rows.shape[0])
+            # Cast here too, as Keras does not where the backward pass computes this again.
+            kernel = tf.cast(self.inner_kernel, rows.dtype)
+            inner = on_all_cores(tf.matmul(rows, kernel), rows.shape[0])
             inner = add_bias(inner, self.inner_bias)
         else:
             inner = turned[0](rows)
         inner, scale = relu_dropout(inner, self.dropout, seed, self.site)
         if turned is not None:
             return tf.reshape(turned[1](inner), shape_of(hidden))
-        outer = on_all_cores(tf.matmul(inner, self.outer_kernel), rows.shape[0])
+        kernel = tf.cast(self.outer_kernel, rows.dtype)
+        outer = on_all_cores(tf.matmul(inner, kernel), rows.shape[0])
         if scale is not None:
             outer *= scale
         outer = add_bias(outer, self.outer_bias)
