@@ -1,7 +1,9 @@
 """What every test finds set up."""
 
+import contextlib
 import os
 import pathlib
+from unittest import mock
 
 # Before TensorFlow is imported: the tests are for any machine, and say nothing about its GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -16,12 +18,21 @@ tf.config.set_logical_device_configuration(
 )
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SEED = 1
 
 
 @pytest.fixture(autouse=True)
 def _fresh_seed():
-    """Each test draws the same numbers whichever tests ran before it."""
-    keras.utils.set_random_seed(1)
+    """Each test draws the same numbers whichever tests ran before it.
+
+    TensorFlow's seed is set only where it is another one. Setting it throws away all that was made
+    for execution, also of functions that a module compiles once for its tests, which would then be
+    optimised again in each. It is for operations that keep a state between calls; there are none
+    here: weights, dropout and samples come of seeds that Keras draws, or that are given.
+    """
+    is_set = tf.compat.v1.get_seed(0)[0] == SEED
+    with mock.patch.object(tf.random, "set_seed") if is_set else contextlib.nullcontext():
+        keras.utils.set_random_seed(SEED)
 
 
 @pytest.fixture(autouse=True, scope="session")
