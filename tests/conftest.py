@@ -12,6 +12,8 @@ import keras
 import pytest
 import tensorflow as tf
 
+from transformer_xl.training import devices, evaluate
+
 # Two devices wherever the tests run, for those that replicate a model.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
@@ -33,6 +35,22 @@ def _fresh_seed():
     is_set = tf.compat.v1.get_seed(0)[0] == SEED
     with mock.patch.object(tf.random, "set_seed") if is_set else contextlib.nullcontext():
         keras.utils.set_random_seed(SEED)
+
+
+@pytest.fixture(scope="module")
+def short_evaluation_steps():
+    """An evaluation step reads one stretch instead of up to four, all of which would be traced.
+
+    For modules about something else than losses: those do not depend on it, which test_cache.py,
+    test_breakdown.py and test_init_from.py see to.
+    """
+
+    def one_stretch(*sizes):
+        return devices.stretches(*sizes)._replace(in_turn=1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "stretches", one_stretch)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -203,12 +203,16 @@ def test_unknown_batch(name):
 
 
 @heads
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("jit_compile", "known"),
+    [
+        (True, True),  # XLA knows the sizes when it compiles
+        pytest.param(False, True, marks=pytest.mark.slow),
+        (False, False),
+    ],
+)
 def test_methods_compiled_equal_eager(name, jit_compile, known):
     """With sizes known beforehand and, outside XLA, without."""
-    if jit_compile and not known:
-        pytest.skip("XLA knows the sizes when it compiles")
     head = built(name)
     seed = tf.constant([4, 2])
 
@@ -332,7 +336,16 @@ def trained(name, strategy):
     return model.get_weights(), history.history["loss"][-1]
 
 
-@layers
+@pytest.mark.parametrize(
+    "name",
+    [
+        # Both are in the SoftmaxModel.
+        pytest.param(name, marks=pytest.mark.slow)
+        if name in ("AdaptiveEmbedding", "AdaptiveSoftmax")
+        else name
+        for name in TABLE
+    ],
+)
 def test_two_replicas_equal_one(name, mirrored):
     assert mirrored.num_replicas_in_sync == 2
     weights, loss = trained(name, tf.distribute.get_strategy())

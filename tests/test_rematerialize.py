@@ -81,7 +81,12 @@ def sums_in_their_order():
 
 @pytest.mark.parametrize(
     ("changes", "jit_compile"),
-    [({}, None), ({}, False), (PRE, False), pytest.param(SMALL, True, marks=pytest.mark.slow)],
+    [
+        ({}, None),
+        pytest.param({}, False, marks=pytest.mark.slow),
+        (PRE, False),
+        pytest.param(SMALL, True, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("what", ["rematerialize", "rematerialize_attention"])
 def test_the_same_losses_gradients_and_masks(changes, jit_compile, what, sums_in_their_order):
