@@ -180,7 +180,7 @@ def test_bands_by_rank_where_there_are_no_clusters():
     assert clusters.ends == (10, 40, 120)
 
 
-def test_a_band_without_tokens_has_no_mean(tmp_path):
+def test_a_band_without_tokens_has_no_mean(tmp_path, short_evaluation_steps):
     global IDS
     bands = Bands(("seen", "never"), (0, 119), 120)
     evaluator = evaluator_of(small_model(), 2)
@@ -200,7 +200,7 @@ def test_a_band_without_tokens_has_no_mean(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["eval.png"]
 
 
-def test_tables_have_the_figures():
+def test_tables_have_the_figures(short_evaluation_steps):
     evaluator = evaluator_of(small_model(), 4)
     bands = frequency_bands(120, (10, 40))
     parts = break_down(evaluator, "test", bands)

@@ -38,7 +38,14 @@ TINY += ["--max_steps=2", "--eval_steps=1"]
         pytest.param(["--vocabulary=word", "--reset_memory"], "word", marks=pytest.mark.slow),
     ],
 )
-def test_every_vocabulary_is_trained_and_writes_text(text, tmp_path, capsys, monkeypatch, arguments, kind):  # noqa: F811
+def test_every_vocabulary_is_trained_and_writes_text(
+    text,  # noqa: F811
+    tmp_path,
+    capsys,
+    monkeypatch,
+    arguments,
+    kind,
+):
     directory = tmp_path / "run"
     arguments = [*TINY, f"--data_dir={text}", f"--workdir={directory}", *arguments]
     assert run(*arguments) == 0
