@@ -44,12 +44,19 @@ def short_evaluation_steps():
     For modules about something else than losses: those do not depend on it, which test_cache.py,
     test_breakdown.py and test_init_from.py see to.
     """
+    with evaluation_steps_of(1):
+        yield
 
-    def one_stretch(*sizes):
-        return devices.stretches(*sizes)._replace(in_turn=1)
+
+@contextlib.contextmanager
+def evaluation_steps_of(in_turn):
+    """Evaluation steps read so many stretches, as long as they are."""
+
+    def stretches(*sizes):
+        return devices.stretches(*sizes)._replace(in_turn=in_turn)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "stretches", one_stretch)
+        patch.setattr(evaluate, "stretches", stretches)
         yield
 
 

@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 
 import train
 from data_utils import GivenVocabulary, WordVocabulary, load_vocabulary, open_prepared
+from tests.conftest import evaluation_steps_of
 from tests.golden_files import unpack
 from transformer_xl.pretrained import load_from, load_huggingface
 
@@ -62,7 +63,8 @@ def evaluated(text, weights, tmp_path_factory):
     """The directory of an evaluation."""
     directory = tmp_path_factory.mktemp("evaluated") / "results"
     arguments = [f"--init_from={weights}", f"--data_dir={text}", f"--workdir={directory}"]
-    assert run(*COMMON, "--mode=eval", *arguments) == 0
+    with evaluation_steps_of(2):
+        assert run(*COMMON, "--mode=eval", *arguments) == 0
     return directory
 
 

@@ -1,4 +1,7 @@
-"""SoftmaxModel: fit, evaluate and predict through a head, against plain NumPy."""
+"""SoftmaxModel: fit, evaluate and predict through a head, against plain NumPy.
+
+Each is compiled in one test or more; others run eagerly, since tracing takes most of the time.
+"""
 
 import warnings
 
@@ -62,8 +65,7 @@ def nll(model, x=X, y=Y):
 
 def test_metrics_weigh_targets_also_where_lengths_differ():
     model = make()
-    # With XLA each length would be compiled.
-    model.compile("sgd", metrics=["accuracy"], jit_compile=False)
+    model.compile("sgd", metrics=["accuracy"], run_eagerly=True)
     data = tf.data.Dataset.from_generator(
         lambda: [(X[:4, :2], Y[:4, :2]), (X[4:], Y[4:])],
         output_signature=(tf.TensorSpec([None, None], tf.int32),) * 2,
@@ -136,7 +138,7 @@ def test_what_does_not_count():
     y = np.where(Y == 4, -100, Y)
     row_weights = np.arange(1.0, N + 1)
     model = make(mask_zero=True, head_options={"ignore_index": -100})
-    model.compile("sgd", metrics=[Accuracy()])
+    model.compile("sgd", metrics=[Accuracy()], run_eagerly=True)
     results = model.evaluate(
         x, y[..., None], sample_weight=row_weights, verbose=0, return_dict=True
     )
@@ -151,7 +153,7 @@ def test_what_does_not_count():
 
 def test_nothing_counts():
     model = make(head_options={"ignore_index": 0})
-    model.compile("sgd", jit_compile=False)
+    model.compile("sgd", run_eagerly=True)
     loss, perplexity = model.evaluate(X, np.zeros_like(Y), verbose=0)
     assert loss == 0 and perplexity == 1
     before = [weight.copy() for weight in model.get_weights()]
@@ -169,7 +171,9 @@ def test_predict():
     np.testing.assert_allclose(
         found.log_probabilities, np.take_along_axis(log_prob(model), order, -1), atol=1e-5
     )
-    assert make(top_k=1000).predict(X, verbose=0).ids.shape == (N, L, V)
+    every = make(top_k=1000)
+    every.run_eagerly = True
+    assert every.predict(X, verbose=0).ids.shape == (N, L, V)
 
 
 @pytest.mark.parametrize(
@@ -252,12 +256,12 @@ def test_other_refusals():
 
 def test_a_loaded_model_goes_on_training(tmp_path):
     model = tied_model()
-    # Without XLA, which would compile everything twice; what is loaded is compiled as it was.
     metrics = ["accuracy", TopKAccuracy(3)]
-    model.compile(keras.optimizers.Adam(0.05), metrics=metrics, jit_compile=False)
+    model.compile(keras.optimizers.Adam(0.05), metrics=metrics, run_eagerly=True)
     model.fit(X, Y, verbose=0, epochs=2, shuffle=False)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.run_eagerly = True  # not part of the file
     assert loaded.evaluate(X, Y, verbose=0) == model.evaluate(X, Y, verbose=0)
     for one in (model, loaded):
         one.fit(X, Y, verbose=0, epochs=2, shuffle=False)
