@@ -95,6 +95,7 @@ TABLE = {
 HEADS = ("AdaptiveSoftmax", "AdaptiveLogSoftmaxWithLoss", "SampledSoftmax")
 layers = pytest.mark.parametrize("name", TABLE)
 heads = pytest.mark.parametrize("name", HEADS)
+SLOW = {"marks": pytest.mark.slow}
 
 
 def exported():
@@ -205,11 +206,8 @@ def test_unknown_batch(name):
 @heads
 @pytest.mark.parametrize(
     ("jit_compile", "known"),
-    [
-        (True, True),  # XLA knows the sizes when it compiles
-        pytest.param(False, True, marks=pytest.mark.slow),
-        (False, False),
-    ],
+    # XLA knows the sizes when it compiles.
+    [(True, True), pytest.param(False, True, **SLOW), (False, False)],
 )
 def test_methods_compiled_equal_eager(name, jit_compile, known):
     """With sizes known beforehand and, outside XLA, without."""
@@ -336,15 +334,9 @@ def trained(name, strategy):
     return model.get_weights(), history.history["loss"][-1]
 
 
+# The others are in the SoftmaxModel.
 @pytest.mark.parametrize(
-    "name",
-    [
-        # Both are in the SoftmaxModel.
-        pytest.param(name, marks=pytest.mark.slow)
-        if name in ("AdaptiveEmbedding", "AdaptiveSoftmax")
-        else name
-        for name in TABLE
-    ],
+    "name", ["SoftmaxModel", *HEADS[1:], *(pytest.param(name, **SLOW) for name in list(TABLE)[:2])]
 )
 def test_two_replicas_equal_one(name, mirrored):
     assert mirrored.num_replicas_in_sync == 2
