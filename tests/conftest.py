@@ -1,7 +1,9 @@
 """What every test finds set up."""
 
+import contextlib
 import os
 import pathlib
+from unittest import mock
 
 # Before TensorFlow is imported: the tests are for any machine, and say nothing about its GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -10,18 +12,52 @@ import keras
 import pytest
 import tensorflow as tf
 
+from transformer_xl.training import devices, evaluate
+
 # Two devices wherever the tests run, for those that replicate a model.
 tf.config.set_logical_device_configuration(
     tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
 )
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SEED = 1
 
 
 @pytest.fixture(autouse=True)
 def _fresh_seed():
-    """Each test draws the same numbers whichever tests ran before it."""
-    keras.utils.set_random_seed(1)
+    """Each test draws the same numbers whichever tests ran before it.
+
+    TensorFlow's seed is set only where it is another one. Setting it throws away all that was made
+    for execution, also of functions that a module compiles once for its tests, which would then be
+    optimised again in each. It is for operations that keep a state between calls; there are none
+    here: weights, dropout and samples come of seeds that Keras draws, or that are given.
+    """
+    is_set = tf.compat.v1.get_seed(0)[0] == SEED
+    with mock.patch.object(tf.random, "set_seed") if is_set else contextlib.nullcontext():
+        keras.utils.set_random_seed(SEED)
+
+
+@pytest.fixture(scope="module")
+def short_evaluation_steps():
+    """An evaluation step reads one stretch instead of up to four, all of which would be traced.
+
+    For modules about something else than losses: those do not depend on it, which test_cache.py,
+    test_breakdown.py and test_init_from.py see to.
+    """
+    with evaluation_steps_of(1):
+        yield
+
+
+@contextlib.contextmanager
+def evaluation_steps_of(in_turn):
+    """Evaluation steps read so many stretches, as long as they are."""
+
+    def stretches(*sizes):
+        return devices.stretches(*sizes)._replace(in_turn=in_turn)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "stretches", stretches)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

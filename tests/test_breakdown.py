@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from data_utils import EvalSegments
+from tests.conftest import evaluation_steps_of
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
 from transformer_xl.config import evaluation_lengths
 from transformer_xl.training.breakdown import (
@@ -25,6 +26,13 @@ from transformer_xl.training.steps import make_eval_step
 
 IDS = np.random.default_rng(3).zipf(1.3, 150).clip(max=120).astype("int32") - 1
 LENGTH = 7
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _two_stretches():
+    """The fewest that follow one another in a step; more would be traced in the same way."""
+    with evaluation_steps_of(2):
+        yield
 
 
 def small_model(cutoffs=(10, 40)):

@@ -213,7 +213,8 @@ def test_turned_kernels_are_the_same_kernels(layer_norm):
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("same_length", [False, True])
-@pytest.mark.parametrize("memory_length", [1, 3, 6, 30])
+# Shorter than a segment of 4, longer than one, longer than all of them.
+@pytest.mark.parametrize("memory_length", [1, pytest.param(3, marks=pytest.mark.slow), 6, 30])
 @pytest.mark.parametrize("memory_start", ["empty", "zeros"])
 def test_segments_read_as_one_are_a_call_for_each(memory_length, memory_start, same_length, cached):
     model = model_of(memory_start=memory_start)
@@ -244,7 +245,15 @@ def test_segments_read_as_one_are_a_call_for_each(memory_length, memory_start, s
     assert (np.abs(found - longer).max() > 1e-3) == sees_more
 
 
-@pytest.mark.parametrize("of_a_step", [(1, 1), (2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize(
+    "of_a_step",
+    [
+        (1, 1),
+        pytest.param((2, 1), marks=pytest.mark.slow),
+        pytest.param((1, 2), marks=pytest.mark.slow),
+        (2, 2),
+    ],
+)
 @pytest.mark.parametrize("memory_length, is_cached", [(10, True), (4, False)])
 def test_evaluation_with_a_long_memory(memory_length, is_cached, of_a_step, monkeypatch):
     monkeypatch.setattr(evaluation, "stretches", lambda *sizes: Stretches(*of_a_step))

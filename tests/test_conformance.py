@@ -95,6 +95,7 @@ TABLE = {
 HEADS = ("AdaptiveSoftmax", "AdaptiveLogSoftmaxWithLoss", "SampledSoftmax")
 layers = pytest.mark.parametrize("name", TABLE)
 heads = pytest.mark.parametrize("name", HEADS)
+SLOW = {"marks": pytest.mark.slow}
 
 
 def exported():
@@ -203,12 +204,13 @@ def test_unknown_batch(name):
 
 
 @heads
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("jit_compile", "known"),
+    # XLA knows the sizes when it compiles.
+    [(True, True), pytest.param(False, True, **SLOW), (False, False)],
+)
 def test_methods_compiled_equal_eager(name, jit_compile, known):
     """With sizes known beforehand and, outside XLA, without."""
-    if jit_compile and not known:
-        pytest.skip("XLA knows the sizes when it compiles")
     head = built(name)
     seed = tf.constant([4, 2])
 
@@ -332,7 +334,10 @@ def trained(name, strategy):
     return model.get_weights(), history.history["loss"][-1]
 
 
-@layers
+# The others are in the SoftmaxModel.
+@pytest.mark.parametrize(
+    "name", ["SoftmaxModel", *HEADS[1:], *(pytest.param(name, **SLOW) for name in list(TABLE)[:2])]
+)
 def test_two_replicas_equal_one(name, mirrored):
     assert mirrored.num_replicas_in_sync == 2
     weights, loss = trained(name, tf.distribute.get_strategy())

@@ -10,12 +10,15 @@ import pytest
 
 from data_utils import PieceVocabulary, load_corpus, load_vocabulary, prepare
 from data_utils.prepared_report import preparation_report
+from modes import training
 from tests.corpus_files import PIECES, random_text
 from tests.test_preparation import folder_of
 from tests.test_train import SMALL, run, text  # noqa: F401, a fixture
 from transformer_xl import ModelConfig
 from transformer_xl.auto_cutoffs import auto_cutoffs
 from transformer_xl.training.evaluate import EvalResult
+
+pytestmark = pytest.mark.usefixtures("short_evaluation_steps")
 
 TINY = [a for a in SMALL if not a.startswith(("--cutoffs", "--vocabulary_min", "--max_steps"))]
 TINY += ["--max_steps=2", "--eval_steps=1"]
@@ -35,7 +38,14 @@ TINY += ["--max_steps=2", "--eval_steps=1"]
         pytest.param(["--vocabulary=word", "--reset_memory"], "word", marks=pytest.mark.slow),
     ],
 )
-def test_every_vocabulary_is_trained_and_writes_text(text, tmp_path, capsys, arguments, kind):  # noqa: F811
+def test_every_vocabulary_is_trained_and_writes_text(
+    text,  # noqa: F811
+    tmp_path,
+    capsys,
+    monkeypatch,
+    arguments,
+    kind,
+):
     directory = tmp_path / "run"
     arguments = [*TINY, f"--data_dir={text}", f"--workdir={directory}", *arguments]
     assert run(*arguments) == 0
@@ -47,8 +57,13 @@ def test_every_vocabulary_is_trained_and_writes_text(text, tmp_path, capsys, arg
     words = meta["splits"]["test"]["words"]
     assert result["perplexity_per_word"] == pytest.approx(math.exp(total / words))
     assert ("per word" in printed) == (words != result["tokens"])
-    # Once more, with what was recorded, and what was chosen is not chosen anew.
-    assert run(*arguments, "--max_steps=3") == 0
+    # Once more, with what was recorded, and what was chosen is not chosen anew. How training then
+    # goes on is test_train's.
+    with monkeypatch.context() as patch:
+        started = []
+        patch.setattr(training, "_train", lambda *given: started.append(given))
+        assert run(*arguments, "--max_steps=3") == 0
+    assert started
     assert run("--mode=eval", f"--workdir={directory}") == 0
     capsys.readouterr()
     generate = ["--mode=generate", f"--workdir={directory}", "--num_tokens=3"]

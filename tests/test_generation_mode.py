@@ -3,6 +3,7 @@
 The model is random; what it writes is compared with `model.generate`.
 """
 
+import functools
 import io
 import sys
 
@@ -45,6 +46,7 @@ def run(model, monkeypatch, capsys):
     return run
 
 
+@functools.cache  # each call traces anew, and several tests ask for the same
 def expected(model, prompt, number=0, num_tokens=40):
     ids = VOCABULARY.encode_text(prompt)
     row = model.generate(

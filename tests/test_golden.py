@@ -62,9 +62,7 @@ def test_every_golden_file_is_there():
     [
         *((case, False) for case in CASES),
         *(
-            pytest.param(
-                case, True, marks=() if case in ("div4", "same_length") else pytest.mark.slow
-            )
+            pytest.param(case, True, marks=() if case == "div4" else pytest.mark.slow)
             for case in CASES
         ),
     ],

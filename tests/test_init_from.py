@@ -11,6 +11,7 @@ from absl.testing import flagsaver
 
 import train
 from data_utils import GivenVocabulary, WordVocabulary, load_vocabulary, open_prepared
+from tests.conftest import evaluation_steps_of
 from tests.golden_files import unpack
 from transformer_xl.pretrained import load_from, load_huggingface
 
@@ -62,7 +63,8 @@ def evaluated(text, weights, tmp_path_factory):
     """The directory of an evaluation."""
     directory = tmp_path_factory.mktemp("evaluated") / "results"
     arguments = [f"--init_from={weights}", f"--data_dir={text}", f"--workdir={directory}"]
-    assert run(*COMMON, "--mode=eval", *arguments) == 0
+    with evaluation_steps_of(2):
+        assert run(*COMMON, "--mode=eval", *arguments) == 0
     return directory
 
 
@@ -107,8 +109,11 @@ def test_the_text_is_encoded_by_the_models_vocabulary(evaluated, text, weights):
 
 
 @pytest.fixture(scope="module")
-def trained(text, weights, tmp_path_factory):
-    """The directory of a run that went on from the weights, at a learning rate of nearly 0."""
+def trained(text, weights, evaluated, short_evaluation_steps, tmp_path_factory):
+    """The directory of a run that went on from the weights, at a learning rate of nearly 0.
+
+    After the evaluation with steps of several stretches, which is held to a loop of its own.
+    """
     directory = tmp_path_factory.mktemp("runs") / "run"
     arguments = [f"--init_from={weights}", f"--data_dir={text}", f"--workdir={directory}"]
     others = ["--dropout=0.1", "--memory_length=9", "--rematerialize_attention"]
@@ -164,12 +169,12 @@ def test_from_another_run(trained, text, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-9)
 
 
-def test_from_the_original_code(text, tmp_path):
+def test_from_the_original_code(text, tmp_path, short_evaluation_steps):
     words = ["<eos>", "<unk>"] + [f"word{i}" for i in range(209)]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
     unpack("original_pytorch_div1", tmp_path)
     unpack("original_tensorflow_div4", tmp_path)
-    settings = ["--memory_length=11", f"--data_dir={text}", "--mode=eval"]
+    settings = ["--memory_length=11", f"--data_dir={text}", "--mode=eval", "--split=test"]
     for path, more in (("model.pt", ["--cutoffs=20,60,140"]), ("model.ckpt", [])):
         arguments = [f"--init_from={tmp_path}/{path}", f"--workdir={tmp_path}/{path}.results"]
         assert run(*COMMON, *settings, *arguments, *more) == 0

@@ -127,7 +127,7 @@ def test_against_the_oracle(case, monkeypatch):
         assert all(o is None or (o is t) == b for o, t, b in zip(ours, theirs, bind))
     variables = {id(w): w for w in embedding.weights + head.weights}
 
-    @tf.function(jit_compile=case.jit_compile)
+    @tf.function(jit_compile=case.jit_compile, autograph=False)
     def train(hidden, ids, targets, weights):
         def gradients(compute, **kwargs):
             with tf.GradientTape() as tape:

@@ -1,4 +1,7 @@
-"""SoftmaxModel: fit, evaluate and predict through a head, against plain NumPy."""
+"""SoftmaxModel: fit, evaluate and predict through a head, against plain NumPy.
+
+Each is compiled in one test or more; others run eagerly, since tracing takes most of the time.
+"""
 
 import warnings
 
@@ -62,7 +65,7 @@ def nll(model, x=X, y=Y):
 
 def test_metrics_weigh_targets_also_where_lengths_differ():
     model = make()
-    model.compile("sgd", metrics=["accuracy"])
+    model.compile("sgd", metrics=["accuracy"], run_eagerly=True)
     data = tf.data.Dataset.from_generator(
         lambda: [(X[:4, :2], Y[:4, :2]), (X[4:], Y[4:])],
         output_signature=(tf.TensorSpec([None, None], tf.int32),) * 2,
@@ -95,7 +98,10 @@ def test_evaluate_is_a_weighted_mean_over_the_whole_epoch(head):
         np.testing.assert_allclose(results[name], value, rtol=1e-5, err_msg=name)
 
 
-@heads
+# Of PyTorch's head test_conformance.py trains one, too, and test_evaluate has its losses.
+@pytest.mark.parametrize(
+    "head", ["adaptive", pytest.param("pytorch", marks=pytest.mark.slow), "sampled"]
+)
 def test_fit_learns_and_reports_the_exact_loss_of_validation(head):
     model = make(head)
     model.compile(keras.optimizers.Adam(0.05))
@@ -132,7 +138,7 @@ def test_what_does_not_count():
     y = np.where(Y == 4, -100, Y)
     row_weights = np.arange(1.0, N + 1)
     model = make(mask_zero=True, head_options={"ignore_index": -100})
-    model.compile("sgd", metrics=[Accuracy()])
+    model.compile("sgd", metrics=[Accuracy()], run_eagerly=True)
     results = model.evaluate(
         x, y[..., None], sample_weight=row_weights, verbose=0, return_dict=True
     )
@@ -147,7 +153,7 @@ def test_what_does_not_count():
 
 def test_nothing_counts():
     model = make(head_options={"ignore_index": 0})
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     loss, perplexity = model.evaluate(X, np.zeros_like(Y), verbose=0)
     assert loss == 0 and perplexity == 1
     before = [weight.copy() for weight in model.get_weights()]
@@ -165,7 +171,9 @@ def test_predict():
     np.testing.assert_allclose(
         found.log_probabilities, np.take_along_axis(log_prob(model), order, -1), atol=1e-5
     )
-    assert make(top_k=1000).predict(X, verbose=0).ids.shape == (N, L, V)
+    every = make(top_k=1000)
+    every.run_eagerly = True
+    assert every.predict(X, verbose=0).ids.shape == (N, L, V)
 
 
 @pytest.mark.parametrize(
@@ -248,10 +256,12 @@ def test_other_refusals():
 
 def test_a_loaded_model_goes_on_training(tmp_path):
     model = tied_model()
-    model.compile(keras.optimizers.Adam(0.05), metrics=["accuracy", TopKAccuracy(3)])
+    metrics = ["accuracy", TopKAccuracy(3)]
+    model.compile(keras.optimizers.Adam(0.05), metrics=metrics, run_eagerly=True)
     model.fit(X, Y, verbose=0, epochs=2, shuffle=False)
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.run_eagerly = True  # not part of the file
     assert loaded.evaluate(X, Y, verbose=0) == model.evaluate(X, Y, verbose=0)
     for one in (model, loaded):
         one.fit(X, Y, verbose=0, epochs=2, shuffle=False)
@@ -267,7 +277,9 @@ def test_a_model_that_was_not_compiled_comes_back_so(tmp_path):
     assert not model.compiled and not keras.models.load_model(tmp_path / "model.keras").compiled
 
 
-@heads
+@pytest.mark.parametrize(
+    "head", ["adaptive", pytest.param("pytorch", marks=pytest.mark.slow), "sampled"]
+)
 def test_export(head, tmp_path):
     model = make(head, top_k=3)
     expected = model.predict(X, verbose=0)
