@@ -23,7 +23,7 @@ def trained(replicas: Replicas, jit_compile=False, accumulate_steps=1, dropout=0
     """The losses and norms, `[STEPS, 2]`, and the memory of all rows."""
     config = ModelConfig(
         V,
-        num_layers=1,
+        num_layers=2,
         model_dim=8,
         num_heads=2,
         feed_forward_dim=11,

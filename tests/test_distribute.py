@@ -27,7 +27,7 @@ def test_two_replicas_train_like_one(one, mirrored, jit_compile, accumulate_step
     np.testing.assert_allclose(reports, one[0], rtol=1e-5)
     assert memory.hidden[0].shape == (B, 7, 8)
     # In the order of the rows.
-    np.testing.assert_allclose(memory.hidden[0], one[1].hidden[0], atol=1e-5)
+    np.testing.assert_allclose(memory.hidden[1], one[1].hidden[1], atol=1e-5)
     np.testing.assert_array_equal(memory.valid, one[1].valid)
 
 
