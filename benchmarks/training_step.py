@@ -9,9 +9,9 @@ Each method (`ours`, `ours_xla`, `ours_attention_again`, `ours_feed_forward_agai
 `ours_both_again`, `ours_rematerialized`, `huggingface`) has a process of its own with as many
 threads as the others; in every repetition each takes one step, one after another, on the same ids,
 drawn by Zipf's law. `ours_attention_again` makes the weights of attention again in the backward
-pass, `ours_feed_forward_again` the inner feed-forward layers, `ours_rematerialized` whole blocks.
-Reported are medians, and the peak memory of the process. One that is not installed, or fails, is
-reported so.
+pass, `ours_feed_forward_again` the inner feed-forward layers, `ours_both_again` both,
+`ours_rematerialized` whole blocks. Reported are medians, and the peak memory of the process. One
+that is not installed, or fails, is reported so.
 
 Written are `training_step.json` and `training_step.png`. The machine should have nothing else to
 do.
