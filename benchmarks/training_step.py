@@ -32,6 +32,7 @@ from benchmarks.softmax_methods import cpu_name
 from benchmarks.softmax_processes import Worker, WorkerError
 from benchmarks.training_step_methods import METHODS, PEER, Case
 
+_WIDTH = max(map(len, METHODS))  # of a table's first column
 QUICK = {
     "vocab_size": 500,
     "cutoffs": (50, 100, 300),
@@ -174,13 +175,13 @@ def table(cell: dict) -> str:
         f"div_val {case['div_val']}: B = {case['batch_size']}, L = {case['segment_length']}, "
         f"M = {case['memory_length']}, V = {case['vocab_size']:,}, {case['num_layers']} layers of "
         f"{case['model_dim']}, {case['dtype']}",
-        f"{'method':<23} {'ms/step':>9} {'tokens/s':>9} {'x peer':>7} {'CPU ms':>8} "
+        f"{'method':<{_WIDTH}} {'ms/step':>9} {'tokens/s':>9} {'x peer':>7} {'CPU ms':>8} "
         f"{'x peer':>7} {'peak MB':>8} {'of peer':>8}",
     ]
     peer = methods.get(PEER, {})
     for name, one in methods.items():
         if one["status"] != "ok":
-            lines.append(f"{name:<23} {one['status']}: {one['reason']}")
+            lines.append(f"{name:<{_WIDTH}} {one['status']}: {one['reason']}")
             continue
         speed, peak = one["tokens_per_second"], one["peak_memory_bytes"]
         processor = one["processor_seconds"]
@@ -192,8 +193,9 @@ def table(cell: dict) -> str:
                 f"{peak / peer['peak_memory_bytes']:.2f}",
             ]
         lines.append(
-            f"{name:<23} {1e3 * one['seconds']['median']:>9,.0f} {speed:>9,.0f} {of_peer[0]:>7} "
-            f"{1e3 * processor:>8,.0f} {of_peer[1]:>7} {peak / 1e6:>8,.0f} {of_peer[2]:>8}"
+            f"{name:<{_WIDTH}} {1e3 * one['seconds']['median']:>9,.0f} {speed:>9,.0f} "
+            f"{of_peer[0]:>7} {1e3 * processor:>8,.0f} {of_peer[1]:>7} {peak / 1e6:>8,.0f} "
+            f"{of_peer[2]:>8}"
         )
     return "\n".join(lines)
 

@@ -29,8 +29,9 @@ def _fresh_seed():
 
     TensorFlow's seed is set only where it is another one. Setting it throws away all that was made
     for execution, also of functions that a module compiles once for its tests, which would then be
-    optimised again in each. It is for operations that keep a state between calls; there are none
-    here: weights, dropout and samples come of seeds that Keras draws, or that are given.
+    optimised again in each. It is for eager operations that keep a state between calls; no test
+    draws by one: weights, dropout and samples come of seeds that Keras draws, or that are given,
+    and what `fit` shuffles does not depend on what was drawn before.
     """
     is_set = tf.compat.v1.get_seed(0)[0] == SEED
     with mock.patch.object(tf.random, "set_seed") if is_set else contextlib.nullcontext():

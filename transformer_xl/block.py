@@ -190,11 +190,11 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, hidden, seed=None, turned=None):
         if self.keep_inner or turned is not None:
-            return self._outer(hidden, seed, turned)
+            return self._both_layers(hidden, seed, turned)
         # The outer layer's result takes part in no gradient, so that it is not computed again.
-        return tf.recompute_grad(lambda hidden: self._outer(hidden, seed))(hidden)
+        return tf.recompute_grad(lambda hidden: self._both_layers(hidden, seed))(hidden)
 
-    def _outer(self, hidden, seed, turned=None):
+    def _both_layers(self, hidden, seed, turned=None):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
         if turned is None:
