@@ -76,9 +76,10 @@ def load(case: Case) -> Callable:
 
         torch.set_num_threads(case.threads)
         return lambda: _huggingface(case, torch, transformers)
-    # Keras imports pandas where it is: here the built-in corpus brought it, which training on other
-    # texts does without. It is 67 MB, and no part of a step.
-    sys.modules.setdefault("pandas", None)
+    # Keras imports pandas and matplotlib where they are: here the built-in corpus and the plots
+    # brought them. They are 67 and 30 MB, and no part of a step.
+    for module in ("pandas", "matplotlib"):
+        sys.modules.setdefault(module, None)
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(case.threads)
@@ -97,7 +98,7 @@ def load(case: Case) -> Callable:
 def _ours(case, tf):
     from transformer_xl import ModelConfig, TransformerXL
     from transformer_xl.config import TrainConfig
-    from transformer_xl.training.memory_use import lean_first_call
+    from transformer_xl.training.memory_use import forget_kernels, lean_first_call
     from transformer_xl.training.optimizer import make_optimizer
     from transformer_xl.training.steps import make_train_step
 
@@ -110,7 +111,9 @@ def _ours(case, tf):
     model = TransformerXL(ModelConfig(**config), seed=case.seed)
     optimizer = make_optimizer(TrainConfig(learning_rate=LEARNING_RATE, warmup_steps=0))
     step = make_train_step(model, optimizer, CLIP_NORM, jit_compile=case.method == "ours_xla")
-    step = lean_first_call(step)  # as train.py does
+    # As train.py does.
+    forget_kernels(case.seed)
+    step = lean_first_call(step)
     memory = model.initial_memory(case.batch_size)
     weights = tf.ones([case.batch_size, case.segment_length])
 

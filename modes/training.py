@@ -23,6 +23,7 @@ from transformer_xl.training.devices import compiles_with_xla, device_name, reso
 from transformer_xl.training.distribute import make_replicas
 from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.loop import train
+from transformer_xl.training.memory_use import forget_kernels
 from transformer_xl.training.no_report import NoReporter
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.profile import Profiled, profile_range
@@ -132,6 +133,7 @@ def _train(directory, model_config, config, eval_lengths, data, segments, model,
         train_step = make_train_step(
             model, optimizer, config.clip_norm, jit_compile, config.accumulate_steps, state
         )
+    forget_kernels(config.seed)
     checkpoints = Checkpoints(
         os.path.join(directory, "checkpoints"), model, optimizer, state.variables, say=tell
     )

@@ -11,6 +11,7 @@ from adaptive.weights import fresh
 from transformer_xl.attention_core import Sources, attend, same
 from transformer_xl.dropout import dropout
 from transformer_xl.shapes import shape_of
+from transformer_xl.waiting import seed_after
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
@@ -128,7 +129,7 @@ class RelativeAttention(keras.layers.Layer):
         kernel = tf.convert_to_tensor(self.key_value_kernel)
         key_value = tf.concat([tf.tensordot(memory, kernel, 1), tf.tensordot(hidden, kernel, 1)], 1)
         key_BHSK, value_BHSK = self.keys_and_values(key_value)
-        content_BHLK, position_BHLK = self.queries(tf.tensordot(hidden, self.query_kernel, 1))
+        query = self.scaled_query(tf.tensordot(hidden, self.query_kernel, 1))
         # Distances do not depend on the row of the batch, so they are projected once.
         position_HSK = self.heads(tf.matmul(positions, self.position_kernel)[None])[0]
 
@@ -138,10 +139,12 @@ class RelativeAttention(keras.layers.Layer):
             batch_size = shape_of(hidden)[0]
             position_HSK = tf.tile(position_HSK[None], [batch_size, 1, 1, 1])
 
-        def drop(weights_BHLS):
-            return dropout(weights_BHLS, self.attention_dropout, seed, self.site)
+        def drop(values_BHLS, weights_BHLS):
+            # Masks are kept where weights are, and drawn again where these are made again.
+            mask_seed = seed if self.keep_weights else seed_after(weights_BHLS, seed)
+            return dropout(values_BHLS, self.attention_dropout, mask_seed, self.site)
 
-        sources = Sources(content_BHLK, position_BHLK, key_BHSK, position_HSK, value_BHSK)
+        sources = Sources(*query, key_BHSK, position_HSK, value_BHSK)
         drops = seed is not None and self.attention_dropout > 0
         context_BLHK = attend(sources, visible, drop if drops else same, self.keep_weights)
         inner = self.num_heads * self.head_dim
@@ -157,17 +160,14 @@ class RelativeAttention(keras.layers.Layer):
         Returns:
           A pair of `[B, H, L, K]`.
         """
+        query_BHLK, *biases_H1K = self.scaled_query(projected)
+        return tuple(query_BHLK + bias_H1K for bias_H1K in biases_H1K)
+
+    def scaled_query(self, projected):
+        """What `queries` are sums of: the query, `[B, H, L, K]`, and two biases, `[H, 1, K]`."""
         query_BHLK = self.heads(projected)
         scale = tf.constant(self.head_dim**-0.5, query_BHLK.dtype)
-        query_BHLK *= scale
-        batch_size = shape_of(query_BHLK)[0]
-        pair = []
-        for bias_H1K in self.biases.vectors():
-            # For each row, so that the gradient adds up over L first and then over a few rows: both
-            # at once take half as long again on a CPU.
-            shape = [batch_size, self.num_heads, 1, self.head_dim]
-            pair.append(query_BHLK + tf.broadcast_to(bias_H1K * scale, shape))
-        return tuple(pair)
+        return query_BHLK * scale, *(bias_H1K * scale for bias_H1K in self.biases.vectors())
 
     def keys_and_values(self, projected):
         """Apart, by heads.

@@ -5,25 +5,27 @@ B batch, L segment (query) length, S = M + L key length, H heads, K head size.
 
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from transformer_xl.positions import relative_shift, relative_unshift
+from transformer_xl.waiting import zero_after
 
 
 class Sources(NamedTuple):
     """What attention is computed of, all of one dtype."""
 
-    content: tf.Tensor  # [B, H, L, K], queries towards the keys' content, scaled
-    position: tf.Tensor  # [B, H, L, K], queries towards their distance, scaled
+    query: tf.Tensor  # [B, H, L, K], scaled like the biases
+    content_bias: tf.Tensor  # [H, 1, K], added to the query towards the keys' content
+    position_bias: tf.Tensor  # [H, 1, K], added to the query towards their distance
     key: tf.Tensor  # [B, H, S, K]
     distance: tf.Tensor  # [H, S, K] or [B, H, S, K], keys of the distances
     value: tf.Tensor  # [B, H, S, K]
 
 
-def same(weights):
+def same(values, weights):
     """No dropout, for `attend`."""
-    return weights
+    del weights
+    return values
 
 
 def attend(sources: Sources, visible, drop=same, keep_weights: bool = True):
@@ -31,16 +33,17 @@ def attend(sources: Sources, visible, drop=same, keep_weights: bool = True):
 
     Its gradient is that of Dao et al. (2022), "FlashAttention", appendix B: the sum over the keys
     in the gradient of the softmax is one over the K numbers of the result, and the weights of the
-    keys, `[B, H, L, S]`, a layer's largest tensor, can be made a second time instead of kept.
+    keys, `[B, H, L, S]`, a layer's largest tensor, can be made a second time instead of kept. Of
+    queries and biases not the sums are kept but what they are made of, half as much.
 
     Args:
       sources: of one layer.
       visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is, and
         none after the query.
-      drop: a linear function that is applied to the weights, the same one whenever it is called:
-        dropout from a fixed seed. `same`, the default, is for none.
+      drop: a function of values and weights, `[B, H, L, S]` both, that drops some of the values: of
+        fixed places, whenever it is called. Of the weights it may know when they are made. `same`,
+        the default, is for no dropout.
       keep_weights: False to make the weights again in the backward pass: less memory, more time.
-        Masks of dropout may be kept all the same.
 
     Returns:
       `[B, L, H, K]`, the layout that the next product reads: kept once for both gradients.
@@ -78,12 +81,18 @@ def attention_weights(scores_BHLS, visible):
     return tf.cast(tf.nn.softmax(wide + tf.cast(unseen, wide.dtype)), scores_BHLS.dtype)
 
 
+def _queries(sources: Sources):
+    """Towards content and towards distance."""
+    return sources.query + sources.content_bias, sources.query + sources.position_bias
+
+
 def _context(sources: Sources, visible, drop):
     """The weights, before they are dropped, and what they make of the values."""
-    by_content = tf.matmul(sources.content, sources.key, transpose_b=True)
-    by_distance = tf.matmul(sources.position, sources.distance, transpose_b=True)
+    content, position = _queries(sources)
+    by_content = tf.matmul(content, sources.key, transpose_b=True)
+    by_distance = tf.matmul(position, sources.distance, transpose_b=True)
     weights_BHLS = attention_weights(by_content + relative_shift(by_distance), visible)
-    context_BHLK = tf.matmul(drop(weights_BHLS), sources.value)
+    context_BHLK = tf.matmul(drop(weights_BHLS, weights_BHLS), sources.value)
     return weights_BHLS, tf.transpose(context_BHLK, [0, 2, 1, 3])
 
 
@@ -92,17 +101,24 @@ def _slopes(sources: Sources, known, upstream, visible, drop):
 
     @tf.custom_gradient
     def fast(upstream, *tensors):
+        # Without it what is made of the sources alone would be made in the forward pass, and kept.
+        zero = zero_after(upstream)
         sources = Sources(*tensors)
+        sources = sources._replace(
+            content_bias=sources.content_bias + zero, position_bias=sources.position_bias + zero
+        )
         weights_BHLS, context_BLHK = known
         if weights_BHLS is None:
-            weights_BHLS, _ = _context(_not_before(upstream, sources), visible, drop)
-        slopes = _of_sources(sources, weights_BHLS, context_BLHK, upstream, drop)
+            weights_BHLS, _ = _context(sources, visible, drop)
+        slopes = _of_sources(sources, weights_BHLS, context_BLHK, upstream, drop, zero)
 
         def gradient(*upstreams):
             arguments = (upstream, *tensors)
             with tf.GradientTape() as tape:
                 tape.watch(arguments)
-                again = _of_sources(sources, *_context(sources, visible, drop), upstream, drop)
+                sources = Sources(*tensors)
+                context = _context(sources, visible, drop)
+                again = _of_sources(sources, *context, upstream, drop, zero)
             return tape.gradient(again, arguments, output_gradients=upstreams)
 
         return slopes, gradient
@@ -110,50 +126,49 @@ def _slopes(sources: Sources, known, upstream, visible, drop):
     return fast(upstream, *sources)
 
 
-def _not_before(upstream, sources: Sources):
-    """The sources, but queries that wait for the gradient, of which the weights are then made.
-
-    They would be made in the forward pass otherwise, and kept. A zero that is made of the gradient
-    and not a control dependency, which XLA does not know.
-    """
-    flag = tf.reduce_any(tf.cast(upstream[:1, :1, :1, :1], tf.bool))
-    zero = tf.where(tf.equal(flag, flag), 0.0, np.nan)
-    zero = tf.cast(zero, upstream.dtype)
-    return sources._replace(content=sources.content + zero, position=sources.position + zero)
-
-
-def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, drop):
+def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, drop, zero):
     dtype = upstream_BLHK.dtype
     wide = tf.float32 if dtype.size == 2 else dtype
     shared_BLHK = tf.cast(upstream_BLHK, wide) * tf.cast(context_BLHK, wide)
     shared = tf.transpose(tf.reduce_sum(shared_BLHK, -1, keepdims=True), [0, 2, 1, 3])
     upstream = tf.transpose(upstream_BLHK, [0, 2, 1, 3])
-    to_value = tf.matmul(drop(weights_BHLS), upstream, transpose_a=True)
+    to_value = tf.matmul(drop(weights_BHLS, weights_BHLS), upstream, transpose_a=True)
     if drop is same and dtype.size == 2:
         # What is shared by all keys is subtracted by the product, with one column more on both
         # sides, instead of passes over the largest tensors. It is made of a rounded result already,
         # so that rounding it adds little.
         rows = tf.concat([upstream, tf.cast(-shared, dtype)], -1)
-        values = tf.concat([sources.value, tf.ones_like(sources.value[..., :1])], -1)
+        values = tf.concat([sources.value, tf.ones_like(sources.value[..., :1]) + zero], -1)
         to_scores = weights_BHLS * tf.matmul(rows, values, transpose_b=True)
     else:
-        to_weights = drop(tf.matmul(upstream, sources.value, transpose_b=True))
+        to_weights = tf.matmul(upstream, sources.value, transpose_b=True)
+        to_weights = drop(to_weights, weights_BHLS)
         to_scores = tf.cast(weights_BHLS, wide) * (tf.cast(to_weights, wide) - shared)
         to_scores = tf.cast(to_scores, dtype)
+    content, position = _queries(sources)
     to_distances = relative_unshift(to_scores)
-    to_distance = tf.matmul(to_distances, sources.position, transpose_a=True)
+    to_distance = tf.matmul(to_distances, position, transpose_a=True)
     if sources.distance.shape.rank == 3:
         to_distance = tf.reduce_sum(to_distance, 0)
+    to_content = tf.matmul(to_scores, _centred(sources.key, zero))
+    to_position = tf.matmul(to_distances, _centred(sources.distance, zero))
     return Sources(
-        content=tf.matmul(to_scores, _centred(sources.key)),
-        position=tf.matmul(to_distances, _centred(sources.distance)),
-        key=tf.matmul(to_scores, sources.content, transpose_a=True),
+        query=to_content + to_position,
+        content_bias=_over_queries(to_content),
+        position_bias=_over_queries(to_position),
+        key=tf.matmul(to_scores, content, transpose_a=True),
         distance=to_distance,
         value=to_value,
     )
 
 
-def _centred(keys):
+def _over_queries(slopes_BHLK):
+    """The sum, `[H, 1, K]`."""
+    # Over L first, then over a few rows: both at once take twice as long on a CPU.
+    return tf.reduce_sum(tf.reduce_sum(slopes_BHLK, 2, keepdims=True), 0)
+
+
+def _centred(keys, zero):
     """Keys less what they share, about, which adds nothing: a query's slopes add up to 0.
 
     What rounding leaves of that sum would be multiplied by it. The mean of some keys will do, and
@@ -161,4 +176,4 @@ def _centred(keys):
     """
     some = keys[..., -32:, :]
     wide = tf.cast(some, tf.float32) if keys.dtype.size == 2 else some
-    return keys - tf.cast(tf.reduce_mean(wide, -2, keepdims=True), keys.dtype)
+    return keys - (tf.cast(tf.reduce_mean(wide, -2, keepdims=True), keys.dtype) + zero)

@@ -12,6 +12,7 @@ from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.dropout import dropout, relu_dropout
 from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.shapes import shape_of
+from transformer_xl.waiting import seed_after
 
 # How many sites for dropout a block has: one in its inner layer, one of its own.
 _SITES = 2
@@ -100,11 +101,14 @@ def rematerialized(block):
     """
 
     def call(hidden, memory=None, positions=None, visible=None, seed=None):
-        if memory is None:
-            return tf.recompute_grad(lambda hidden: block(hidden, seed=seed))(hidden)
+        def feed(hidden):
+            return block(hidden, seed=seed_after(hidden, seed))
 
         def attend(hidden, memory):
-            return block(hidden, memory, positions, visible, seed=seed)
+            return block(hidden, memory, positions, visible, seed=seed_after(hidden, seed))
+
+        if memory is None:
+            return tf.recompute_grad(feed)(hidden)
 
         # Memory among the arguments, although no gradient flows into it: XLA would otherwise keep
         # what the first pass made of it.
@@ -191,8 +195,12 @@ class FeedForward(keras.layers.Layer):
     def call(self, hidden, seed=None, turned=None):
         if self.keep_inner or turned is not None:
             return self._both_layers(hidden, seed, turned)
+
+        def both_layers(hidden):
+            return self._both_layers(hidden, seed_after(hidden, seed))
+
         # The outer layer's result takes part in no gradient, so that it is not computed again.
-        return tf.recompute_grad(lambda hidden: self._both_layers(hidden, seed))(hidden)
+        return tf.recompute_grad(both_layers)(hidden)
 
     def _both_layers(self, hidden, seed, turned=None):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
