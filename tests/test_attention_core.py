@@ -146,6 +146,37 @@ def test_weights_are_made_again_when_the_gradient_is_there(keep_weights):
         assert "beginning_of_backward" in ancestors(softmax)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_of_each_source_one_tensor_is_kept(dtype):
+    """Nothing as large as a source is made of the sources alone for the backward pass: TensorFlow
+    would make it in the forward pass."""
+    sources, along, visible = draw()
+    sources, along = [tf.cast(one, dtype) for one in sources], tf.cast(along, dtype)
+
+    @tf.function(autograph=False)
+    def step(*sources):
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            values = attend(Sources(*sources), visible)
+        upstream = tf.identity(along, name="beginning_of_backward")
+        return tape.gradient(values, sources, output_gradients=upstream)
+
+    operations = step.get_concrete_function(*sources).graph.get_operations()
+    names = [operation.name for operation in operations]
+    begin = names.index("beginning_of_backward")
+    backward = operations[begin + 1 :]
+    early = [one for one in backward if "beginning_of_backward" not in ancestors(one)]
+    computed = {one.type for one in early} - {"Const", "Reshape", "Identity", "IdentityN"}
+    # A few of the keys and their mean; zeros that TensorFlow passes for gradients nobody reads.
+    assert computed <= {"StridedSlice", "Mean", "Cast", "Fill"}
+    assert "Sub" in {one.type for one in backward}
+    made = [t for one in operations[:begin] for t in one.outputs if t.shape.rank == 4]
+    sums = [tensor for tensor in made if tensor.op.type == "AddV2"]
+    assert len(sums) >= 2  # query and biases
+    for tensor in sums:
+        assert not {reader.name for reader in tensor.consumers()} & set(names[begin:])
+
+
 @pytest.mark.parametrize("keep_weights", [False, True])
 def test_xla_makes_the_weights_again(keep_weights):
     """It would make one of two computations of the same numbers."""

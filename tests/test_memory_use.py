@@ -1,10 +1,12 @@
-"""lean_first_call: what is free goes back to the system while a step is called first."""
+"""What building a model leaves is forgotten, and what is free goes back to the system."""
 
 import ctypes
 import threading
 import time
 
+import keras
 import pytest
+import tensorflow as tf
 
 from transformer_xl.training import memory_use
 
@@ -68,3 +70,25 @@ def test_memory_that_was_free_is_the_systems():
         library.free(block)
     # 0.15 GB are free; all pages go back but those that blocks share.
     assert left < held - 0.1
+
+
+class _Malloc(ctypes.Structure):
+    """glibc's `struct mallinfo2`: ten sizes, of which the eighth is what is in use."""
+
+    _fields_ = [(f"size_{number}", ctypes.c_size_t) for number in range(10)]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="glibc's mallinfo2")
+def test_kernels_of_building_are_forgotten():
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = _Malloc
+    before = library.mallinfo2().size_7
+    variables = [keras.Variable(tf.zeros([3])) for _ in range(200)]
+    held = library.mallinfo2().size_7
+    memory_use.forget_kernels(1)
+    left = library.mallinfo2().size_7
+    # 38 kB each, of which 36 are the kernel that made it.
+    assert held - before > len(variables) * 20_000
+    assert left < held - len(variables) * 20_000
+    assert tf.compat.v1.get_seed(0)[0] == 1
+    assert float(variables[-1][0]) == 0.0

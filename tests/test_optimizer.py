@@ -66,6 +66,40 @@ def test_adam_has_exact_bias_corrections_where_keras_has_not():
     assert errors[keras.optimizers.Adam] > 1e-6
 
 
+def test_adam_makes_its_scalars_once_for_all_variables():
+    variables = [keras.Variable(np.ones(2), dtype="float32") for _ in range(5)]
+    optimizer = Adam(1e-3)
+    optimizer.build(variables)
+
+    def kinds(count):
+        def apply(gradient, rate):
+            for variable in variables[:count]:
+                optimizer.update_step(gradient, variable, rate)
+
+        specs = (tf.TensorSpec([2]), tf.TensorSpec([]))
+        graph = tf.function(apply, autograph=False).get_concrete_function(*specs).graph
+        return [operation.type for operation in graph.get_operations()]
+
+    one, five = kinds(1), kinds(5)
+    assert (one.count("ResourceApplyAdam"), five.count("ResourceApplyAdam")) == (1, 5)
+    assert five.count("Const") == one.count("Const") > 0
+
+
+def test_adam_takes_another_rate_in_the_same_graph():
+    variables = [keras.Variable(np.ones(2), dtype="float32") for _ in range(2)]
+    optimizer = Adam(1e-3)
+    optimizer.build(variables)
+
+    @tf.function(autograph=False)
+    def apply(first, second):
+        optimizer.update_step(tf.ones(2), variables[0], first)
+        optimizer.update_step(tf.ones(2), variables[1], second)
+
+    apply(tf.constant(1e-3), tf.constant(1e-2))
+    np.testing.assert_allclose(variables[0], 1 - 1e-3, rtol=1e-6)
+    np.testing.assert_allclose(variables[1], 1 - 1e-2, rtol=1e-6)
+
+
 def test_adam_takes_sparse_gradients_and_refuses_amsgrad():
     variable = keras.Variable(np.zeros((4, 2)), dtype="float32")
     optimizer = Adam(0.1)

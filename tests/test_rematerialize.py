@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from tests.graph_order import ancestors
 from transformer_xl import ModelConfig, TransformerXL
-from transformer_xl.block import DecoderBlock, FeedForward
+from transformer_xl.attention import PositionBiases, RelativeAttention
+from transformer_xl.block import DecoderBlock, FeedForward, rematerialized
 
 B, L, M, V = 2, 5, 3, 31
 CONFIG = ModelConfig(
@@ -146,20 +147,63 @@ def test_what_is_made_again_is_made_twice(what, operation, shape):
     assert [made(model) for model in (kept, again, blocks)] == [layers, 2 * layers, 2 * layers]
 
 
-def test_the_second_inner_layer_waits_for_the_gradient():
-    """It would be kept from the forward pass otherwise."""
-    layer = FeedForward(8, 11, dropout=0.2, keep_inner=False)
-    layer.build(None)
+def waiting(function, operation_type):
+    """Of each operation of a type whether it waits for the gradient: `function` of hidden states."""
 
     @tf.function(autograph=False)
     def gradients(hidden, upstream):
         with tf.GradientTape() as tape:
-            result = layer(hidden, seed=tf.constant([1, 2]))
-        weights = [variable.value for variable in layer.trainable_variables]
-        return tape.gradient(result, weights, output_gradients=upstream)
+            tape.watch(hidden)
+            result = function(hidden)
+        return tape.gradient(result, hidden, output_gradients=upstream)
 
     like = tf.TensorSpec([B, L, 8])
     graph = gradients.get_concrete_function(like, tf.TensorSpec([B, L, 8], name="upstream")).graph
-    relus = [one for one in graph.get_operations() if one.type == "Relu"]
-    waiting = ["upstream" in ancestors(relu) for relu in relus]
-    assert sorted(waiting) == [False, True]
+    found = [one for one in graph.get_operations() if one.type == operation_type]
+    return sorted("upstream" in ancestors(one) for one in found)
+
+
+DRAW = "StatelessRandomUniformFullIntV2"
+SEED = tf.constant([1, 2])
+
+
+@pytest.mark.parametrize("operation_type", ["Relu", DRAW])
+def test_the_second_inner_layer_waits_for_the_gradient(operation_type):
+    """It, or its mask, would be kept from the forward pass otherwise."""
+    layer = FeedForward(8, 11, dropout=0.2, keep_inner=False)
+    layer.build(None)
+    assert waiting(lambda hidden: layer(hidden, seed=SEED), operation_type) == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["feed_forward", "attention"])
+def test_masks_of_a_block_wait_for_the_gradient(kind):
+    if kind == "feed_forward":
+        inner, others = FeedForward(8, 11, dropout=0.2), ()
+    else:
+        biases = PositionBiases(2, 4)
+        inner = RelativeAttention(8, 2, 4, biases, attention_dropout=0.1)
+        visible = tf.sequence_mask(tf.range(M + 1, M + L + 1), M + L)[None, None]
+        others = (tf.zeros([B, M, 8]), tf.zeros([M + L, 8]), visible)
+    block = DecoderBlock(inner, dropout=0.2)
+    block.build(None)
+    again = rematerialized(block)
+    found = waiting(lambda hidden: again(hidden, *others, seed=SEED), DRAW)
+    # Two masks, each drawn forward and again; attention's once more for its own gradient.
+    assert found.count(False) == 2
+    assert found.count(True) >= 2
+
+
+def test_masks_of_weights_made_again_wait_for_the_gradient():
+    visible = tf.sequence_mask(tf.range(M + 1, M + L + 1), M + L)[None, None]
+    sources = (tf.zeros([B, M, 8]), tf.zeros([M + L, 8]), visible)
+
+    def found(keep_weights):
+        layer = RelativeAttention(
+            8, 2, 4, PositionBiases(2, 4), attention_dropout=0.1, keep_weights=keep_weights
+        )
+        layer.build(None)
+        return waiting(lambda hidden: layer(hidden, *sources, seed=SEED), DRAW)
+
+    assert found(keep_weights=True).count(True) == 0
+    again = found(keep_weights=False)
+    assert again.count(False) == 1 and again.count(True) >= 1

@@ -46,7 +46,8 @@ class PositionBiases(keras.layers.Layer):
     def vectors(self):
         """The pair (content bias, position bias), each `[H, 1, K]` in the compute dtype."""
         biases = (self.content, self.position)
-        return tuple(tf.cast(bias, self.compute_dtype)[:, None, :] for bias in biases)
+        shape = [self.num_heads, 1, self.head_dim]
+        return tuple(tf.reshape(tf.cast(bias, self.compute_dtype), shape) for bias in biases)
 
     def get_config(self):
         return {
@@ -131,7 +132,7 @@ class RelativeAttention(keras.layers.Layer):
         key_BHSK, value_BHSK = self.keys_and_values(key_value)
         query = self.scaled_query(tf.tensordot(hidden, self.query_kernel, 1))
         # Distances do not depend on the row of the batch, so they are projected once.
-        position_HSK = self.heads(tf.matmul(positions, self.position_kernel)[None])[0]
+        position_HSK = self.heads(tf.matmul(positions, self.position_kernel))
 
         if self.num_heads == 1:
             # A product broadcast from [1, S, K] corrupts memory in TensorFlow 2.21 on CPUs
@@ -182,9 +183,12 @@ class RelativeAttention(keras.layers.Layer):
         return self.heads(key), self.heads(value)
 
     def heads(self, projected):
-        """`[B, S, H * K]` to `[B, H, S, K]`."""
-        split = tf.reshape(projected, [-1, shape_of(projected)[1], self.num_heads, self.head_dim])
-        return tf.transpose(split, [0, 2, 1, 3])
+        """`[B, S, H * K]` to `[B, H, S, K]`, and `[S, H * K]` to `[H, S, K]`."""
+        *rows, length, _ = shape_of(projected)
+        split = [length, self.num_heads, self.head_dim]
+        if not rows:
+            return tf.transpose(tf.reshape(projected, split), [1, 0, 2])
+        return tf.transpose(tf.reshape(projected, [-1, *split]), [0, 2, 1, 3])
 
     def get_config(self):
         return {

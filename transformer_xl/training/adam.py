@@ -27,8 +27,7 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        dtype = variable.dtype
-        zero = tf.zeros((), dtype)
+        rate, beta_1, beta_2, epsilon, zero = self._scalars(learning_rate, variable.dtype)
         # The kernel would correct in float32: it is told that both powers are 0 already.
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
@@ -36,26 +35,37 @@ class Adam(keras.optimizers.Adam):
             v=_handle(self._velocities[index]),
             beta1_power=zero,
             beta2_power=zero,
-            lr=tf.cast(self._corrected(learning_rate), dtype),
-            beta1=tf.constant(self.beta_1, dtype),
-            beta2=tf.constant(self.beta_2, dtype),
-            epsilon=tf.constant(self.epsilon, dtype),
-            grad=tf.cast(tf.convert_to_tensor(gradient), dtype),
+            lr=rate,
+            beta1=beta_1,
+            beta2=beta_2,
+            epsilon=epsilon,
+            grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
         )
 
-    def _corrected(self, learning_rate):
-        """The learning rate with both bias corrections, made once for all variables of a graph."""
+    def _scalars(self, learning_rate, dtype):
+        """What all variables of a dtype share, made once in a graph: four constants for each would
+        be a tenth of a training step's operations.
+
+        Returns:
+          The learning rate with both bias corrections, beta_1, beta_2, epsilon and 0.
+        """
         graph = tf.compat.v1.get_default_graph()
-        known = getattr(self, "_rate_of_graph", None)
-        if known is not None and known[0]() is graph and known[1] is learning_rate:
-            return known[2]
+        known = getattr(self, "_scalars_of_graph", None)
+        if known is None or known[0]() is not graph or known[1] is not learning_rate:
+            known = (weakref.ref(graph), learning_rate, {})
+        if dtype not in known[2]:
+            numbers = (self._corrected(learning_rate), self.beta_1, self.beta_2, self.epsilon, 0.0)
+            known[2][dtype] = [tf.cast(number, dtype) for number in numbers]
+        if not tf.executing_eagerly():  # where steps are taken again in the same graph
+            self._scalars_of_graph = known
+        return known[2][dtype]
+
+    def _corrected(self, learning_rate):
+        """The learning rate with both bias corrections."""
         step = tf.cast(self.iterations.value, tf.float32) + 1.0
         correction = tf.sqrt(one_minus_power(self.beta_2, step))
         correction /= one_minus_power(self.beta_1, step)
-        rate = tf.cast(learning_rate, tf.float32) * correction
-        if not tf.executing_eagerly():  # where steps are taken again in the same graph
-            self._rate_of_graph = (weakref.ref(graph), learning_rate, rate)
-        return rate
+        return tf.cast(learning_rate, tf.float32) * correction
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
