@@ -148,7 +148,7 @@ def test_what_is_made_again_is_made_twice(what, operation, shape):
 
 
 def waiting(function, operation_type):
-    """Of each operation of a type whether it waits for the gradient: `function` of hidden states."""
+    """Of each operation of a type whether it waits for the gradient of `function`."""
 
     @tf.function(autograph=False)
     def gradients(hidden, upstream):

@@ -1,7 +1,7 @@
 """What has to wait for a tensor, so that the backward pass does not begin in the forward pass.
 
-TensorFlow computes what it can as soon as it can: the part of a backward pass that is not made of any
-gradient is computed before its first gradient is there, and takes memory from then on.
+TensorFlow computes what it can as soon as it can: the part of a backward pass that is not made of
+any gradient is computed before the first gradient is there, and takes memory from then on.
 """
 
 import numpy as np

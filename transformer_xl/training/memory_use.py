@@ -42,10 +42,10 @@ def _resident() -> int:
 def forget_kernels(seed: int):
     """Lets go of what TensorFlow keeps of all operations called so far.
 
-    For each operation called eagerly it keeps a kernel, and each Keras variable is made by one of its
-    own name: 28 MB for the weights and moments of 16 layers. That ends when its global seed is set,
-    also to what it was. To be called once all is built, and before a step is called: functions
-    called before are optimised anew.
+    For each operation called eagerly it keeps a kernel, and each Keras variable is made by one that
+    knows its name: 28 MB for the weights and moments of 16 layers. That ends when its global seed
+    is set, also to what it was. To be called once all is built, and before a step is called:
+    functions called before are optimised anew.
 
     Args:
       seed: TensorFlow's global seed from here on.
