@@ -77,7 +77,7 @@ def load(case: Case) -> Callable:
         torch.set_num_threads(case.threads)
         return lambda: _huggingface(case, torch, transformers)
     # Keras imports pandas and matplotlib where they are: here the built-in corpus and the plots
-    # brought them. They are 67 and 30 MB, and no part of a step.
+    # brought them. They are 67 and 30 MB, and no part of a step. (train.py draws its own curve.)
     for module in ("pandas", "matplotlib"):
         sys.modules.setdefault(module, None)
     import tensorflow as tf

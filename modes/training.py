@@ -23,7 +23,7 @@ from transformer_xl.training.devices import compiles_with_xla, device_name, reso
 from transformer_xl.training.distribute import make_replicas
 from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.loop import train
-from transformer_xl.training.memory_use import forget_kernels
+from transformer_xl.training.memory_use import forget_kernels, lean_first_call
 from transformer_xl.training.no_report import NoReporter
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.profile import Profiled, profile_range
@@ -117,8 +117,9 @@ def _dry_run(model_config, config, eval_lengths, data, segments, model):
         config.accumulate_steps,
         _train_state(model, config),
     )
+    forget_kernels(config.seed)
     evaluator = Evaluator(model, config, eval_lengths, eval_batches(data))
-    dry_run.report(model, config, data, segments, train_step, evaluator)
+    dry_run.report(model, config, data, segments, lean_first_call(train_step), evaluator)
 
 
 def _train(directory, model_config, config, eval_lengths, data, segments, model, replicas):

@@ -50,26 +50,25 @@ def test_a_bias_in_float32_gets_its_gradient_in_float32():
     np.testing.assert_array_equal(gradient, [5.0, 5.0, 5.0])
 
 
-def test_queries_and_their_gradients():
+def test_queries():
     """Dai et al. (2019), section 3.3: (q + u) and (q + v), here scaled already."""
     batch, heads, length, size = 3, 2, 4, 5
     biases = PositionBiases(heads, size, initializer="random_normal", dtype="float64")
     attention = RelativeAttention(heads * size, heads, size, biases, dtype="float64")
     attention.build()
-    rng = np.random.default_rng(4)
-    projected = rng.normal(size=(batch, length, heads * size))
-    slopes = rng.normal(size=(2, batch, heads, length, size))
-    sources = [tf.constant(projected), biases.content.value, biases.position.value]
-    with tf.GradientTape() as tape:
-        tape.watch(sources)
-        pair = attention.queries(sources[0])
-    to_projected, *to_biases = tape.gradient(pair, sources, output_gradients=list(slopes))
-
-    scale = size**-0.5
+    projected = np.random.default_rng(4).normal(size=(batch, length, heads * size))
+    vectors = [np.asarray(one)[:, None, :] for one in (biases.content, biases.position)]
     query = projected.reshape(batch, length, heads, size).transpose(0, 2, 1, 3)
-    for found, bias in zip(pair, sources[1:]):
-        np.testing.assert_allclose(found, (query + bias[:, None, :]) * scale, rtol=1e-12)
-    back = (slopes[0] + slopes[1]).transpose(0, 2, 1, 3).reshape(projected.shape) * scale
-    np.testing.assert_allclose(to_projected, back, rtol=1e-12)
-    for found, slope in zip(to_biases, slopes):
-        np.testing.assert_allclose(found, slope.sum((0, 2)) * scale, rtol=1e-12)
+    for found, part in zip(attention.scaled_query(tf.constant(projected)), [query, *vectors]):
+        np.testing.assert_allclose(found, part * size**-0.5, rtol=1e-12)
+    for found, vector in zip(attention.queries(tf.constant(projected)), vectors):
+        np.testing.assert_allclose(found, (query + vector) * size**-0.5, rtol=1e-12)
+
+
+def test_heads_with_rows_and_without():
+    attention = RelativeAttention(6, 2, 3, PositionBiases(2, 3))
+    rows = np.arange(2 * 4 * 6.0).reshape(2, 4, 6)
+    found = attention.heads(tf.constant(rows)).numpy()
+    assert found.shape == (2, 2, 4, 3)
+    np.testing.assert_array_equal(found[1, 1, 2], rows[1, 2, 3:])
+    np.testing.assert_array_equal(attention.heads(tf.constant(rows[1])), found[1])

@@ -85,10 +85,10 @@ def test_kernels_of_building_are_forgotten():
     before = library.mallinfo2().size_7
     variables = [keras.Variable(tf.zeros([3])) for _ in range(200)]
     held = library.mallinfo2().size_7
-    memory_use.forget_kernels(1)
+    memory_use.forget_kernels(2)
     left = library.mallinfo2().size_7
     # 38 kB each, of which 36 are the kernel that made it.
     assert held - before > len(variables) * 20_000
     assert left < held - len(variables) * 20_000
-    assert tf.compat.v1.get_seed(0)[0] == 1
+    assert tf.compat.v1.get_seed(0)[0] == 2
     assert float(variables[-1][0]) == 0.0

@@ -100,6 +100,43 @@ def test_adam_takes_another_rate_in_the_same_graph():
     np.testing.assert_allclose(variables[1], 1 - 1e-2, rtol=1e-6)
 
 
+def test_adam_takes_two_steps_in_one_graph():
+    """The second has bias corrections of its own."""
+    variable = keras.Variable(np.zeros(1), dtype="float32")
+    optimizer = Adam(1e-3, epsilon=1e-12)
+    optimizer.build([variable])
+
+    @tf.function(autograph=False)
+    def twice(gradients):
+        for gradient in tf.unstack(gradients):
+            optimizer.apply([gradient], [variable])
+
+    gradients = np.array([[1.0], [3.0]])
+    twice(tf.constant(gradients, tf.float32))
+    expected = adam_in_numpy(np.zeros(1), gradients, 1e-3, epsilon=1e-12)[-1]
+    np.testing.assert_allclose(variable, expected, rtol=1e-6)
+
+
+def test_adam_in_float64_has_settings_in_float64():
+    variable = keras.Variable(np.zeros(3), dtype="float64")
+    optimizer = Adam(1e-3)
+    optimizer.build([variable])
+    rate = tf.constant(1e-3, tf.float64)
+    _, *settings = optimizer._scalars(variable.value, rate)
+    assert [float(one) for one in settings] == [0.9, 0.999, optimizer.epsilon, 0.0]
+
+
+def test_tensorflow_saves_an_adam_that_was_traced(tmp_path):
+    variable = keras.Variable(np.ones(2), dtype="float32")
+    optimizer = Adam(1e-3)
+    optimizer.build([variable])
+    tf.function(lambda: optimizer.apply([tf.ones(2)], [variable]), autograph=False)()
+    path = tf.train.Checkpoint(optimizer=optimizer).save(str(tmp_path / "saved"))
+    assert (
+        int(tf.train.load_variable(path, "optimizer/_iterations/.ATTRIBUTES/VARIABLE_VALUE")) == 1
+    )
+
+
 def test_adam_takes_sparse_gradients_and_refuses_amsgrad():
     variable = keras.Variable(np.zeros((4, 2)), dtype="float32")
     optimizer = Adam(0.1)

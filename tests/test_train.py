@@ -146,7 +146,10 @@ def test_started_again_it_goes_on(text, trained, tmp_path, monkeypatch):
     assert "start again to go on" in errors
     # What comes after the last step is test_a_run_leaves_what_the_readme_says'.
     monkeypatch.setattr(training, "_results", lambda *_: None)
+    forgotten = []
+    monkeypatch.setattr(training, "forget_kernels", forgotten.append)
     assert run(*arguments) == 0
+    assert len(forgotten) == 1  # what building left
     ends = [
         json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
         for workdir in (trained, tmp_path / "run")

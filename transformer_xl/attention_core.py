@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from transformer_xl.positions import relative_unshift, shifted_product, with_zero_key
+from transformer_xl.positions import relative_shift, relative_unshift
 from transformer_xl.waiting import zero_after
 
 
@@ -40,9 +40,9 @@ def attend(sources: Sources, visible, drop=same, keep_weights: bool = True):
       sources: of one layer.
       visible: bool, `[B, 1, L, S]` or a shape that broadcasts to it; of each query some key is, and
         none after the query.
-      drop: a function of values and weights, `[B, H, L, S]` both, that drops some of the values: of
-        fixed places, whenever it is called. Of the weights it may know when they are made. `same`,
-        the default, is for no dropout.
+      drop: a function of values and weights, `[B, H, L, S]` both, that multiplies each value by a
+        number of its place, the same one whenever it is called: dropout from a fixed seed. Of the
+        weights it may know only when they are made. `same`, the default, is for no dropout.
       keep_weights: False to make the weights again in the backward pass: less memory, more time.
 
     Returns:
@@ -90,8 +90,8 @@ def _context(sources: Sources, visible, drop):
     """The weights, before they are dropped, and what they make of the values."""
     content, position = _queries(sources)
     by_content = tf.matmul(content, sources.key, transpose_b=True)
-    by_distance = shifted_product(position, sources.distance)
-    weights_BHLS = attention_weights(by_content + by_distance, visible)
+    by_distance = tf.matmul(position, sources.distance, transpose_b=True)
+    weights_BHLS = attention_weights(by_content + relative_shift(by_distance), visible)
     context_BHLK = tf.matmul(drop(weights_BHLS, weights_BHLS), sources.value)
     return weights_BHLS, tf.transpose(context_BHLK, [0, 2, 1, 3])
 
@@ -147,11 +147,11 @@ def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, dro
         to_scores = tf.cast(to_scores, dtype)
     content, position = _queries(sources)
     to_distances = relative_unshift(to_scores)
-    to_distance = tf.matmul(to_distances, position, transpose_a=True)[..., 1:, :]
+    to_distance = tf.matmul(to_distances, position, transpose_a=True)
     if sources.distance.shape.rank == 3:
         to_distance = tf.reduce_sum(to_distance, 0)
     to_content = tf.matmul(to_scores, _centred(sources.key, zero))
-    to_position = tf.matmul(to_distances, with_zero_key(_centred(sources.distance, zero)))
+    to_position = tf.matmul(to_distances, _centred(sources.distance, zero))
     return Sources(
         query=to_content + to_position,
         content_bias=_over_queries(to_content),

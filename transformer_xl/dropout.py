@@ -99,7 +99,7 @@ def _random_bits(shape, seed, site):
     # one that is 50 times slower.
     words = tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=[(size + 1) // 2],
-        key=tf.bitcast(tf.reshape(seed, [1, 2]), tf.uint64),
+        key=tf.reshape(tf.bitcast(seed, tf.uint64), [1]),
         counter=tf.constant([0, site], tf.uint64),
         alg=_PHILOX,
         dtype=tf.int32,

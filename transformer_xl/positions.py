@@ -63,51 +63,26 @@ def relative_shift(scores_BHLS):
     Returns:
       `[B, H, L, S]`.
     """
-    return _moved(tf.pad(scores_BHLS, [[0, 0], [0, 0], [0, 0], [1, 0]]))
-
-
-def shifted_product(queries_BHLK, keys_HSK):
-    """`relative_shift` of the queries' products with the keys of distances.
-
-    The column that a shift begins with is one of the products, with a key that is zero: a pass less
-    over the scores.
-
-    Args:
-      queries_BHLK: `[B, H, L, K]`.
-      keys_HSK: `[H, S, K]` or `[B, H, S, K]`.
-
-    Returns:
-      `[B, H, L, S]`.
-    """
-    return _moved(tf.matmul(queries_BHLK, with_zero_key(keys_HSK), transpose_b=True))
-
-
-def with_zero_key(keys_HSK):
-    """`[..., S, K]` to `[..., 1 + S, K]`, zeros first."""
-    return tf.pad(keys_HSK, [*[[0, 0]] * (keys_HSK.shape.rank - 2), [1, 0], [0, 0]])
-
-
-def _moved(padded_BHLS):
-    """Scores with a column more, the first, to scores by key."""
-    batch, heads, queries, columns = shape_of(padded_BHLS)
+    batch, heads, queries, keys = shape_of(scores_BHLS)
     # One column more makes each row of the flat buffer start one place later than a row of the
     # result, which is the shift.
-    flat = tf.reshape(padded_BHLS, [batch * heads, columns * queries])
+    padded = tf.pad(scores_BHLS, [[0, 0], [0, 0], [0, 0], [1, 0]])
+    padded = tf.reshape(padded, [batch * heads, (keys + 1) * queries])
     # A slice of flat rows: the gradient of `padded[:, :, 1:]` takes six times as long on a CPU.
-    shifted = tf.slice(flat, [0, queries], [batch * heads, (columns - 1) * queries])
-    return tf.reshape(shifted, [batch, heads, queries, columns - 1])
+    shifted = tf.slice(padded, [0, queries], [batch * heads, keys * queries])
+    return tf.reshape(shifted, [batch, heads, queries, keys])
 
 
 def relative_unshift(shifted_BHLS):
-    """Moves scores from keys back to distances: the transpose of `_moved`, its gradient.
+    """Moves scores from keys back to distances: the transpose of `relative_shift`, its gradient.
 
     Args:
       shifted_BHLS: `[B, H, L, S]`, 0 where a key stands after the query.
 
     Returns:
-      `[B, H, L, 1 + S]`: a column of 0, then those of the distances, 0 for distances that a query
-      has no key at.
+      `[B, H, L, S]`, 0 for distances that a query has no key at.
     """
     batch, heads, queries, keys = shape_of(shifted_BHLS)
     flat = tf.reshape(shifted_BHLS, [batch * heads, keys * queries])
-    return tf.reshape(tf.pad(flat, [[0, 0], [queries, 0]]), [batch, heads, queries, keys + 1])
+    padded = tf.reshape(tf.pad(flat, [[0, 0], [queries, 0]]), [batch, heads, queries, keys + 1])
+    return tf.slice(padded, [0, 0, 0, 1], [batch, heads, queries, keys])

@@ -1,7 +1,6 @@
 """Adam, exact from its first step, and AdamW."""
 
 import math
-import weakref
 
 import keras
 import numpy as np
@@ -27,7 +26,7 @@ class Adam(keras.optimizers.Adam):
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
-        rate, beta_1, beta_2, epsilon, zero = self._scalars(learning_rate, variable.dtype)
+        rate, beta_1, beta_2, epsilon, zero = self._scalars(variable, learning_rate)
         # The kernel would correct in float32: it is told that both powers are 0 already.
         tf.raw_ops.ResourceApplyAdam(
             var=_handle(variable),
@@ -42,23 +41,28 @@ class Adam(keras.optimizers.Adam):
             grad=tf.cast(tf.convert_to_tensor(gradient), variable.dtype),
         )
 
-    def _scalars(self, learning_rate, dtype):
-        """What all variables of a dtype share, made once in a graph: four constants for each would
-        be a tenth of a training step's operations.
+    def _scalars(self, variable, learning_rate):
+        """What all variables of a dtype share, made once for a step in a graph: four constants for
+        each variable were 8 percent of a training step's operations.
 
         Returns:
           The learning rate with both bias corrections, beta_1, beta_2, epsilon and 0.
         """
         graph = tf.compat.v1.get_default_graph()
-        known = getattr(self, "_scalars_of_graph", None)
-        if known is None or known[0]() is not graph or known[1] is not learning_rate:
-            known = (weakref.ref(graph), learning_rate, {})
-        if dtype not in known[2]:
-            numbers = (self._corrected(learning_rate), self.beta_1, self.beta_2, self.epsilon, 0.0)
-            known[2][dtype] = [tf.cast(number, dtype) for number in numbers]
+        known = getattr(self, "_known_scalars", None)
+        if known is None or not known.serve(graph, learning_rate, variable):
+            known = _Scalars(graph, learning_rate, self._corrected(learning_rate))
+        known.updated.add(id(variable))
+        dtype = variable.dtype
+        if dtype not in known.of_dtype:
+            settings = (self.beta_1, self.beta_2, self.epsilon, 0.0)
+            known.of_dtype[dtype] = (
+                tf.cast(known.corrected, dtype),
+                *(tf.constant(setting, dtype) for setting in settings),
+            )
         if not tf.executing_eagerly():  # where steps are taken again in the same graph
-            self._scalars_of_graph = known
-        return known[2][dtype]
+            self._known_scalars = known
+        return known.of_dtype[dtype]
 
     def _corrected(self, learning_rate):
         """The learning rate with both bias corrections."""
@@ -93,6 +97,22 @@ class AdamW(Adam):
 
     def get_config(self):
         return {**super().get_config(), "decay_rate": self.decay_rate}
+
+
+class _Scalars:
+    """Those of one step. No tuple or dictionary, which TensorFlow would try to save."""
+
+    def __init__(self, graph, learning_rate, corrected):
+        self.graph = graph
+        self.learning_rate = learning_rate
+        self.corrected = corrected
+        self.of_dtype = {}
+        self.updated = set()  # variables, by their id
+
+    def serve(self, graph, learning_rate, variable) -> bool:
+        """Whether the variable's update is one of the same step: it had none there yet."""
+        same = self.graph is graph and self.learning_rate is learning_rate
+        return same and id(variable) not in self.updated
 
 
 def _handle(variable):
