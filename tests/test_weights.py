@@ -57,7 +57,10 @@ def test_others_are_left_as_they_are(initializer, shape):
 
 def peak_while(make):
     """The most bytes that TensorFlow held more than before, and what was made."""
-    before = tf.config.experimental.get_memory_info(CPU)["current"]
+    try:
+        before = tf.config.experimental.get_memory_info(CPU)["current"]
+    except ValueError:  # without oneDNN, which TensorFlow uses where the CPU has AVX-512
+        pytest.skip("TensorFlow does not say what it holds on this processor")
     tf.config.experimental.reset_memory_stats(CPU)
     made = make()
     return tf.config.experimental.get_memory_info(CPU)["peak"] - before, made
@@ -67,8 +70,6 @@ def test_no_copy_of_a_table_is_made():
     shape = (2**20, 8)
     size = 4 * 2**23
     plain, _ = peak_while(lambda: initializers.RandomUniform(seed=1)(shape, dtype="float32"))
-    if not plain:
-        pytest.skip("TensorFlow does not say what it holds on this processor")
     assert plain > 1.9 * size  # what is to be saved
 
     def embedding():
