@@ -81,6 +81,7 @@ class RelativeAttention(keras.layers.Layer):
       positions: `[S, D]`, the sinusoids of the distances `S - 1 .. 0`.
       visible: bool `[B, 1, L, S]`, which keys each query sees.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
+      site: another than the layer's own, or its counter.
 
     Returns:
       `[B, L, D]` in the compute dtype.
@@ -124,7 +125,8 @@ class RelativeAttention(keras.layers.Layer):
         if not self.biases.built:
             self.biases.build(None)
 
-    def call(self, hidden, memory, positions, visible, seed=None):
+    def call(self, hidden, memory, positions, visible, seed=None, site=None):
+        site = self.site if site is None else site
         # Memory and segment are projected apart, so that no gradient is computed for memory,
         # which the caller has stopped.
         kernel = tf.convert_to_tensor(self.key_value_kernel)
@@ -143,7 +145,7 @@ class RelativeAttention(keras.layers.Layer):
         def drop(values_BHLS, weights_BHLS):
             # Masks are kept where weights are, and drawn again where these are made again.
             mask_seed = seed if self.keep_weights else seed_after(weights_BHLS, seed)
-            return dropout(values_BHLS, self.attention_dropout, mask_seed, self.site)
+            return dropout(values_BHLS, self.attention_dropout, mask_seed, site)
 
         sources = Sources(*query, key_BHSK, position_HSK, value_BHSK)
         drops = seed is not None and self.attention_dropout > 0

@@ -12,6 +12,7 @@ from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.dropout import dropout, relu_dropout
 from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.shapes import shape_of
+from transformer_xl.substitutes import in_place_of, tensors_of
 from transformer_xl.waiting import seed_after
 
 # How many sites for dropout a block has: one in its inner layer, one of its own.
@@ -100,19 +101,22 @@ def rematerialized(block):
       A function with the block's arguments and result.
     """
 
-    def call(hidden, memory=None, positions=None, visible=None, seed=None):
-        def feed(hidden):
-            return block(hidden, seed=seed_after(hidden, seed))
+    def call(hidden, memory=None, positions=None, visible=None, seed=None, sites=None):
+        def feed(hidden, *weights):
+            with in_place_of(block, weights):
+                return block(hidden, seed=seed_after(hidden, seed), sites=sites)
 
-        def attend(hidden, memory):
-            return block(hidden, memory, positions, visible, seed=seed_after(hidden, seed))
+        def attend(hidden, memory, *weights):
+            given = (hidden, memory, positions, visible)
+            with in_place_of(block, weights):
+                return block(*given, seed=seed_after(hidden, seed), sites=sites)
 
         if memory is None:
-            return tf.recompute_grad(feed)(hidden)
+            return tf.recompute_grad(feed)(hidden, *tensors_of(block))
 
         # Memory among the arguments, although no gradient flows into it: XLA would otherwise keep
         # what the first pass made of it.
-        return tf.recompute_grad(attend)(hidden, memory)
+        return tf.recompute_grad(attend)(hidden, memory, *tensors_of(block))
 
     return call
 
@@ -156,6 +160,7 @@ class FeedForward(keras.layers.Layer):
       hidden: `[B, L, D]`.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
       turned: of `turned_kernels`, where there are few rows; None for the layer's kernels.
+      site: another than the layer's own, or its counter.
 
     Returns:
       `[B, L, D]` in the compute dtype.
@@ -192,17 +197,19 @@ class FeedForward(keras.layers.Layer):
         self.outer_kernel = kernel("outer_kernel", wide, narrow)
         self.outer_bias = self.add_weight(shape=(narrow,), initializer="zeros", name="outer_bias")
 
-    def call(self, hidden, seed=None, turned=None):
+    def call(self, hidden, seed=None, turned=None, site=None):
+        site = self.site if site is None else site
         if self.keep_inner or turned is not None:
-            return self._both_layers(hidden, seed, turned)
+            return self._both_layers(hidden, seed, site, turned)
 
-        def both_layers(hidden):
-            return self._both_layers(hidden, seed_after(hidden, seed))
+        def both_layers(hidden, *weights):
+            with in_place_of(self, weights):
+                return self._both_layers(hidden, seed_after(hidden, seed), site)
 
         # The outer layer's result takes part in no gradient, so that it is not computed again.
-        return tf.recompute_grad(both_layers)(hidden)
+        return tf.recompute_grad(both_layers)(hidden, *tensors_of(self))
 
-    def _both_layers(self, hidden, seed, turned=None):
+    def _both_layers(self, hidden, seed, site, turned=None):
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
         if turned is None:
@@ -212,7 +219,7 @@ class FeedForward(keras.layers.Layer):
             inner = add_bias(inner, self.inner_bias)
         else:
             inner = turned[0](rows)
-        inner, scale = relu_dropout(inner, self.dropout, seed, self.site)
+        inner, scale = relu_dropout(inner, self.dropout, seed, site)
         if turned is not None:
             return tf.reshape(turned[1](inner), shape_of(hidden))
         kernel = tf.cast(self.outer_kernel, rows.dtype)
@@ -253,6 +260,7 @@ class DecoderBlock(keras.layers.Layer):
       hidden: `[B, L, D]`.
       memory, positions, visible: as `RelativeAttention`; left out for a `FeedForward`.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
+      sites: other `sites` than the block's own, or their counters.
 
     Returns:
       `[B, L, D]` in the compute dtype.
@@ -287,22 +295,28 @@ class DecoderBlock(keras.layers.Layer):
         """Whether this block reads memory."""
         return isinstance(self.inner, RelativeAttention)
 
+    @property
+    def sites(self):
+        """Of the inner layer and of this one: what stands in for them may be given to a call."""
+        return self.inner.site, self.site
+
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
         self.inner.build(None)
         self.norm.build((None, None, self.inner.width))
 
-    def call(self, hidden, memory=None, positions=None, visible=None, seed=None):
+    def call(self, hidden, memory=None, positions=None, visible=None, seed=None, sites=None):
+        inner_site, own_site = self.sites if sites is None else sites
         first = self.layer_norm == "pre"
         inputs = self.norm(hidden) if first else hidden
         if self.attends:
             # Here and not behind the norm, whose own weights do get a gradient from memory.
             memory = tf.stop_gradient(memory)
             memory = self.norm(memory) if first else memory
-            outputs = self.inner(inputs, memory, positions, visible, seed=seed)
+            outputs = self.inner(inputs, memory, positions, visible, seed=seed, site=inner_site)
         else:
-            outputs = self.inner(inputs, seed=seed)
-        outputs = hidden + dropout(outputs, self.dropout, seed, self.site)
+            outputs = self.inner(inputs, seed=seed, site=inner_site)
+        outputs = hidden + dropout(outputs, self.dropout, seed, own_site)
         return outputs if first else self.norm(outputs)
 
     def get_config(self):

@@ -7,7 +7,12 @@ from transformer_xl.shapes import shape_of
 _PHILOX = 1  # as TensorFlow numbers generators
 
 
-def dropout(inputs, rate: float, seed, site: int):
+def counter(site: int):
+    """Where the random numbers of a site begin, uint64 `[2]`: what may be given as a site."""
+    return tf.constant([0, site], tf.uint64)
+
+
+def dropout(inputs, rate: float, seed, site):
     """Sets values to zero with probability `rate`, and scales the rest to keep the mean.
 
     16 random bits decide about each value, so the rate is met to 1/65536; half the random numbers
@@ -17,7 +22,8 @@ def dropout(inputs, rate: float, seed, site: int):
       inputs: float tensor.
       rate: from 0 up to but not including 1.
       seed: int32 `[2]`, this step's; None for no dropout.
-      site: a number of its own for each place that drops, mixed into the seed.
+      site: a number of its own for each place that drops, mixed into the seed; an int, or its
+        `counter`.
 
     Returns:
       A tensor like `inputs`.
@@ -28,7 +34,7 @@ def dropout(inputs, rate: float, seed, site: int):
     return inputs
 
 
-def relu_dropout(inputs, rate: float, seed, site: int):
+def relu_dropout(inputs, rate: float, seed, site):
     """ReLU, then dropout, without the scale that keeps the mean.
 
     What is left above zero is what the gradient flows through, so that nothing but the result is
@@ -100,7 +106,7 @@ def _random_bits(shape, seed, site):
     words = tf.raw_ops.StatelessRandomUniformFullIntV2(
         shape=[(size + 1) // 2],
         key=tf.reshape(tf.bitcast(seed, tf.uint64), [1]),
-        counter=tf.constant([0, site], tf.uint64),
+        counter=site if tf.is_tensor(site) else counter(site),
         alg=_PHILOX,
         dtype=tf.int32,
     )

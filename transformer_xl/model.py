@@ -21,6 +21,7 @@ from transformer_xl.dropout import dropout, step_seed
 from transformer_xl.generate import generate
 from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.memory import Memory
+from transformer_xl.one_trace import OneTrace
 from transformer_xl.shapes import shape_of
 
 # The blocks' sites for dropout begin after these.
@@ -224,8 +225,11 @@ class TransformerXL(HeadTraining, keras.Model):
         visible = memory_lib.visibility(memory.valid, *spans)
 
         inputs = []
+        again = bool(config.rematerialize and training)
+        trace = None if tf.executing_eagerly() or not training else OneTrace(self.blocks, again)
         for block in self.blocks:
-            run = rematerialized(block) if config.rematerialize and training else block
+            run = rematerialized(block) if again else block
+            run = run if trace is None else trace.of(block)
             if block.attends:
                 remembered = memory.hidden[len(inputs)]
                 inputs.append(hidden)

@@ -1,0 +1,130 @@
+"""Blocks of one kind are one function in a training step's graph, and compute what each computes.
+
+B batch, L segment length, M memory length.
+"""
+
+import collections
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from transformer_xl import ModelConfig, TransformerXL
+from transformer_xl.block import FeedForward
+from transformer_xl.substitutes import in_place_of, tensors_of
+
+B, L, M, V = 2, 5, 3, 31
+SETTINGS = {
+    "vocab_size": V,
+    "num_layers": 3,
+    "model_dim": 8,
+    "num_heads": 2,
+    "feed_forward_dim": 11,
+    "dropout": 0.2,
+    "attention_dropout": 0.1,
+    "memory_length": M,
+}
+TOKENS = tf.constant(np.random.default_rng(0).integers(0, V, (B, L)), tf.int32)
+
+
+def model_of(dtype=None, **changes):
+    keras.utils.set_random_seed(1)
+    return TransformerXL(ModelConfig(**{**SETTINGS, **changes}), seed=5, dtype=dtype)
+
+
+def hidden_and_slopes(model, memory):
+    """The hidden states of a training call, and the gradient of their cubes' sum in each weight."""
+    weights = [variable.value for block in model.blocks for variable in block.trainable_variables]
+    with tf.GradientTape() as tape:
+        hidden, after = model(TOKENS, memory, training=True)
+        total = tf.reduce_sum(tf.cast(hidden, tf.float32) ** 3)
+    return hidden, after.hidden, tape.gradient(total, weights)
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype"),
+    [
+        ({}, None),
+        ({"layer_norm": "pre", "block_pattern": "affaa", "untie_position_biases": False}, None),
+        ({"rematerialize": True}, None),
+        ({"rematerialize_feed_forward": True}, "mixed_bfloat16"),
+    ],
+    ids=["post", "pre, biases shared", "computed again", "inner layers computed again"],
+)
+def test_as_computed_block_by_block(changes, dtype):
+    """Eager calls go through the blocks themselves."""
+    found = []
+    for wrap in (tf.function(hidden_and_slopes, autograph=False), hidden_and_slopes):
+        model = model_of(dtype, **changes)
+        random = np.random.default_rng(2)
+        memory = model.initial_memory(B)
+        filled = [tf.cast(random.normal(size=(B, M, 8)), one.dtype) for one in memory.hidden]
+        memory = memory._replace(hidden=tuple(filled), valid=tf.constant([M, 1]))
+        found.append(tf.nest.flatten(wrap(model, memory)))
+    assert len(found[0]) > 20
+    # Sums are in another order where the graph is optimised. In 16 bits rounding is hundredths of a
+    # gradient; another block's weights or masks would be as much as the gradient itself.
+    bound = 1e-5 if dtype is None else 0.1
+    for traced, eager in zip(*found, strict=True):
+        traced, eager = (tf.cast(one, tf.float32).numpy() for one in (traced, eager))
+        assert np.linalg.norm(traced - eager) <= bound * np.linalg.norm(eager)
+
+
+def calls(graph):
+    """How often each function is called."""
+    names = [one.get_attr("f").name for one in graph.get_operations() if "Call" in one.type]
+    return sorted(collections.Counter(names).values())
+
+
+def test_a_kind_is_one_function_forward_and_one_backward():
+    def step(model):
+        return hidden_and_slopes(model, model.initial_memory(B))
+
+    sizes = {}
+    for num_layers in (2, 4):
+        model = model_of(num_layers=num_layers)
+        graph = tf.function(step, autograph=False).get_concrete_function(model).graph
+        assert calls(graph) == [num_layers] * 4
+        # A function that reads variables would be stateful, and wait for the one before.
+        assert "StatefulPartitionedCall" not in {one.type for one in graph.get_operations()}
+        sizes[num_layers] = len(graph.get_operations())
+    # Two weights read, a call and its gradient, two sites: not a layer's five hundred operations.
+    assert (sizes[4] - sizes[2]) / 2 < 120
+
+
+def test_without_training_blocks_are_called_as_they_are():
+    model = model_of(num_layers=2)
+    graph = tf.function(lambda: model(TOKENS, training=False)[0]).get_concrete_function().graph
+    assert calls(graph) == []
+
+
+def test_weights_that_stand_in_for_the_models_are_those_used():
+    """As `keras.Model.stateless_call` passes them."""
+    model, other = model_of(dropout=0.0, attention_dropout=0.0), model_of()
+    others = [variable.value * 2.0 for variable in other.trainable_variables]
+    state = [variable.value for variable in model.non_trainable_variables]
+
+    @tf.function(autograph=False)
+    def call(others):
+        return model.stateless_call(others, state, TOKENS, training=True)[0][0]
+
+    found = call(others)
+    for variable, value in zip(model.trainable_variables, others, strict=True):
+        variable.assign(value)
+    np.testing.assert_allclose(found, model(TOKENS)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_tensors_in_place_of_weights():
+    layer, other = FeedForward(8, 11), FeedForward(8, 11)
+    inputs = tf.random.normal([B, L, 8])
+    wanted = other(inputs)
+    layer.build(None)
+    with tf.GradientTape() as tape:
+        tensors = tensors_of(other)
+        with in_place_of(layer, tensors):
+            found = layer(inputs)
+    np.testing.assert_array_equal(found, wanted)
+    assert all(one is not None for one in tape.gradient(found, other.trainable_variables))
+    with pytest.raises(ValueError, match="shorter"):
+        in_place_of(layer, tensors[1:])

@@ -1,0 +1,51 @@
+"""Blocks of one kind are traced once: what TensorFlow writes down of a step, and the time for it.
+
+A step of 16 layers has 32 blocks of two kinds, alike but for their weights.
+"""
+
+import functools
+
+import tensorflow as tf
+
+from transformer_xl.block import rematerialized
+from transformer_xl.dropout import counter
+from transformer_xl.substitutes import in_place_of, tensors_of
+
+
+class OneTrace:
+    """Calls blocks through functions that have their weights as arguments, one for each kind.
+
+    TensorFlow traces such a function and its gradient for the first block of a kind; of the others
+    the graph has a call only. Before it runs the graph each call is replaced by what the function
+    does, so that a step is the same.
+
+    Of one trace of a model: to be made anew for each, and where TensorFlow builds a graph.
+
+    Args:
+      blocks: `DecoderBlock`s, built; those of a kind differ by their weights and sites only.
+      rematerialize: whether they are computed again in the backward pass.
+    """
+
+    def __init__(self, blocks, rematerialize: bool = False):
+        self._functions = {}
+        for block in blocks:
+            if block.attends not in self._functions:
+                run = functools.partial(_run, block, rematerialize)
+                self._functions[block.attends] = tf.function(run, autograph=False)
+
+    def of(self, block):
+        """A function with a block's arguments and result."""
+        run = self._functions[block.attends]
+
+        def call(*given, seed=None):
+            sites = None if seed is None else [counter(site) for site in block.sites]
+            # Weights are read here: functions that read variables wait for one another.
+            return run(tensors_of(block), given, seed, sites)
+
+        return call
+
+
+def _run(block, rematerialize, weights, given, seed, sites):
+    run = rematerialized(block) if rematerialize else block
+    with in_place_of(block, weights):
+        return run(*given, seed=seed, sites=sites)
