@@ -61,8 +61,7 @@ def set_up():
         evaluator = Evaluator(model, config, lengths, eval_batches(data))
         bands = frequency_bands(model.config.vocab_size, model.config.cutoffs)
         results = {}
-        for split in splits:
-            parts = break_down(evaluator, split, bands)
+        for split, parts in break_down(evaluator, splits, bands).items():
             row = split_report(evaluator, data, split, nll=parts.result.nll)
             results[split] = {**row, **parts.figures(bands)}
         path = os.path.join(directory, "eval.json")

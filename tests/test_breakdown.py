@@ -10,6 +10,7 @@ from data_utils import EvalSegments
 from tests.conftest import evaluation_steps_of
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
 from transformer_xl.config import evaluation_lengths
+from transformer_xl.training import breakdown
 from transformer_xl.training.breakdown import (
     Bands,
     break_down,
@@ -35,11 +36,11 @@ def _two_stretches():
         yield
 
 
-def small_model(cutoffs=(10, 40)):
+def small_model(cutoffs=(10, 40), num_layers=2):
     return TransformerXL(
         ModelConfig(
             vocab_size=120,
-            num_layers=2,
+            num_layers=num_layers,
             model_dim=16,
             num_heads=2,
             feed_forward_dim=24,
@@ -57,10 +58,14 @@ def evaluator_of(model, batch_size, **lengths):
     )
 
     def batches(split, *sizes):
-        assert split == "test"
-        return EvalSegments(IDS, 0, *sizes).dataset()
+        ids = {"valid": IDS[:60], "test": IDS}[split]
+        return EvalSegments(ids, 0, *sizes).dataset()
 
     return Evaluator(model, config, evaluation_lengths(model.config, config), batches)
+
+
+def parts_of(evaluator, bands):
+    return break_down(evaluator, ["test"], bands)["test"]
 
 
 def by_hand(model, batch_size, cutoffs):
@@ -84,12 +89,22 @@ def by_hand(model, batch_size, cutoffs):
     return bands, positions
 
 
-@pytest.mark.parametrize("batch_size", [1, pytest.param(4, marks=pytest.mark.slow), 33])
-@pytest.mark.parametrize("cutoffs", [(10, 40), ()])
+@pytest.mark.parametrize(
+    ("batch_size", "cutoffs"),
+    [
+        (1, (10, 40)),
+        (33, (10, 40)),
+        (33, ()),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((4, (10, 40)), (1, ()), (4, ()))
+        ),
+    ],
+)
 def test_sums_are_those_of_the_distribution(batch_size, cutoffs):
     model = small_model(cutoffs)
     bands = frequency_bands(120, cutoffs)
-    parts = break_down(evaluator_of(model, batch_size), "test", bands)
+    parts = parts_of(evaluator_of(model, batch_size), bands)
     expected_bands, expected_positions = by_hand(model, batch_size, cutoffs or (10, 100))
     np.testing.assert_allclose([parts.band_nll, parts.band_tokens], expected_bands, rtol=2e-5)
     np.testing.assert_allclose(
@@ -98,11 +113,21 @@ def test_sums_are_those_of_the_distribution(batch_size, cutoffs):
     assert parts.result.tokens == len(IDS)
 
 
-def test_bands_and_positions_add_up_to_the_evaluation():
+def test_bands_and_positions_add_up_to_the_evaluation(monkeypatch):
+    traced = []
+    nll_in_turn = breakdown.nll_in_turn
+    monkeypatch.setattr(
+        breakdown, "nll_in_turn", lambda *a, **k: traced.append(a) or nll_in_turn(*a, **k)
+    )
     evaluator = evaluator_of(small_model(), 4, eval_memory_length=20, eval_same_length=True)
     whole = evaluator.result("test")
     bands = frequency_bands(120, (10, 40))
-    figures = break_down(evaluator, "test", bands).figures(bands)
+    parts = break_down(evaluator, ("valid", "test"), bands)
+    # One step scored both.
+    assert len(traced) == 1
+    assert parts["valid"].result.tokens == 60
+    assert parts["valid"].result.nll == pytest.approx(evaluator.result("valid").nll, rel=1e-6)
+    figures = parts["test"].figures(bands)
     total = whole.nll * whole.tokens
     rows, positions = figures["bands"], figures["positions"]
     assert sum(row["tokens"] for row in rows) == sum(positions["tokens"]) == whole.tokens == 150
@@ -191,10 +216,10 @@ def test_bands_by_rank_where_there_are_no_clusters():
 def test_a_band_without_tokens_has_no_mean(tmp_path):
     global IDS
     bands = Bands(("seen", "never"), (0, 119), 120)
-    evaluator = evaluator_of(small_model(), 2)
+    evaluator = evaluator_of(small_model(num_layers=1), 2)
     kept, IDS = IDS, np.minimum(IDS, 50)
     try:
-        parts = break_down(evaluator, "test", bands)
+        parts = parts_of(evaluator, bands)
     finally:
         IDS = kept
     figures = parts.figures(bands)
@@ -209,9 +234,9 @@ def test_a_band_without_tokens_has_no_mean(tmp_path):
 
 
 def test_tables_have_the_figures():
-    evaluator = evaluator_of(small_model(), 4)
+    evaluator = evaluator_of(small_model(num_layers=1), 4)
     bands = frequency_bands(120, (10, 40))
-    parts = break_down(evaluator, "test", bands)
+    parts = parts_of(evaluator, bands)
     row = {"tokens": 150, "perplexity": parts.result.perplexity, **parts.figures(bands)}
     lines = breakdown_tables({"test": row}).splitlines()
     head = next(line for line in lines if line.startswith("  head"))

@@ -153,10 +153,16 @@ def make_breakdown_step(
     return breakdown_step
 
 
-def break_down(evaluator: Evaluator, split: str, bands: Bands) -> Breakdown:
-    """A split's loss in parts, with the settings of an `Evaluator`."""
+def break_down(evaluator: Evaluator, splits: Iterable[str], bands: Bands) -> dict[str, Breakdown]:
+    """The loss of each split in parts, with the settings of an `Evaluator`.
+
+    One step, which is traced and compiled once, scores them all.
+    """
     step = make_breakdown_step(evaluator.model, bands, **evaluator.of_steps)
-    return evaluate_in_parts(step, *evaluator.inputs(split), len(bands.names))
+    return {
+        split: evaluate_in_parts(step, *evaluator.inputs(split), len(bands.names))
+        for split in splits
+    }
 
 
 def evaluate_in_parts(
