@@ -81,7 +81,9 @@ def test_losses_are_compared_token_for_token(model, monkeypatch):
     assert check_evaluation(model, segments, 12)["difference"] > 1e-3
 
 
-@pytest.mark.parametrize("length", [3, pytest.param(512, marks=pytest.mark.slow), 517])
+@pytest.mark.parametrize(
+    "length", [*(pytest.param(n, marks=pytest.mark.slow) for n in (3, 512)), 517]
+)
 def test_texts_are_compared_token_for_token(model, length):
     prompt = ids(2, length)
     # What XLA compiles is compared by the benchmark itself.

@@ -75,7 +75,12 @@ def test_every_vocabulary_is_trained_and_writes_text(
         assert "in the vocabulary, which has no <unk>" in capsys.readouterr().err
 
 
-def test_preparing_ahead_of_time_reports_and_is_used(text, tmp_path, capsys):  # noqa: F811
+def test_preparing_ahead_of_time_reports_and_is_used(
+    text,  # noqa: F811
+    tmp_path,
+    capsys,
+    monkeypatch,
+):
     arguments = [*TINY, f"--data_dir={text}", f"--workdir={tmp_path}/run", "--cutoffs=3,9"]
     assert run(*arguments, "--mode=prepare") == 0
     printed = capsys.readouterr().out
@@ -87,7 +92,11 @@ def test_preparing_ahead_of_time_reports_and_is_used(text, tmp_path, capsys):  #
         share = np.count_nonzero((array >= a) & (array < b)) / tokens
         assert re.search(rf"{name} .* {share:.2%}", printed), (name, printed)
     assert not (tmp_path / "run" / "config.json").exists()
+    # Training begins with it; how it goes on is test_train.py's.
+    started = []
+    monkeypatch.setattr(training, "_train", lambda *given: started.append(given))
     assert run(*arguments) == 0
+    assert started
     assert "is prepared already" in capsys.readouterr().out
 
 

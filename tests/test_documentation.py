@@ -23,8 +23,16 @@ optimizer = keras.optimizers.SGD()
 """
 
 
+@pytest.fixture
+def runs_eagerly():
+    """What is shown is to run; compiled, each head and each model is held to numbers elsewhere."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.mark.parametrize("name", MODULES)
-def test_docstrings(name):
+def test_docstrings(name, runs_eagerly):
     module = importlib.import_module(name)
     names = {**vars(adaptive), "keras": keras, "np": np, "tf": tf, **vars(module)}
     results = doctest.testmod(module, extraglobs=names, optionflags=doctest.ELLIPSIS)
@@ -37,7 +45,7 @@ def test_every_public_name_has_a_docstring():
 
 
 @pytest.mark.parametrize("page", ["from_keras_adaptive_softmax", "from_pytorch"])
-def test_pages(page):
+def test_pages(page, runs_eagerly):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 2

@@ -28,7 +28,7 @@ MODEL = ModelConfig(
     model_dim=8,
     num_heads=2,
     feed_forward_dim=11,
-    cutoffs=(7, 19),
+    cutoffs=(19,),
     div_val=2,
     memory_length=7,
 )
@@ -91,6 +91,7 @@ class Run:
         batch=batch,
         in_document=None,
         evaluate=None,
+        draws=False,
     ):
         made = machine()
         self.model = made.model
@@ -102,6 +103,8 @@ class Run:
         self.reporter = Reporter(
             str(directory), self.checkpoints.last_step(), config.max_steps, self.output
         )
+        if not draws:  # which takes longer than the steps
+            self.reporter.draw = lambda: None
         self.steps = []
         self.remembered = []  # Before each step: valid positions of each row's memory.
 
@@ -142,7 +145,7 @@ def curve(directory):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     directory = tmp_path_factory.mktemp("whole")
-    return directory, Run(directory)
+    return directory, Run(directory, draws=True)
 
 
 def test_a_run_reports_evaluates_and_ends(whole):

@@ -21,7 +21,7 @@ def tiny(dropout=0.0, num_layers=2, **kwargs):
         model_dim=8,
         num_heads=2,
         feed_forward_dim=11,
-        cutoffs=(7, 19),
+        cutoffs=(19,),
         div_val=2,
         memory_length=7,
         dropout=dropout,
