@@ -92,6 +92,7 @@ TABLE = {
     ),
     "SoftmaxModel": Row(softmax_model, IDS, (B, L, D), 6 + 2 + 5),
 }
+ROWS = list(TABLE)
 HEADS = ("AdaptiveSoftmax", "AdaptiveLogSoftmaxWithLoss", "SampledSoftmax")
 layers = pytest.mark.parametrize("name", TABLE)
 heads = pytest.mark.parametrize("name", HEADS)
@@ -203,17 +204,12 @@ def test_unknown_batch(name):
         np.testing.assert_allclose(compiled(inputs[:size]), layer(inputs[:size]), rtol=1e-5)
 
 
+# The two adaptive heads give other weights to the same functions. XLA knows sizes when it compiles.
 @pytest.mark.parametrize(
     ("name", "jit_compile", "known"),
     [
-        # XLA knows the sizes when it compiles.
-        ("AdaptiveSoftmax", True, True),
-        ("SampledSoftmax", True, True),
-        ("AdaptiveLogSoftmaxWithLoss", False, False),
-        ("SampledSoftmax", False, False),
-        # The two adaptive heads differ in the weights that they give to the same functions.
-        pytest.param("AdaptiveSoftmax", False, False, **SLOW),
-        pytest.param("AdaptiveLogSoftmaxWithLoss", True, True, **SLOW),
+        *((HEADS[i], xla, xla) for i, xla in ((0, True), (1, False), (2, True), (2, False))),
+        *(pytest.param(HEADS[i], xla, xla, **SLOW) for i, xla in ((0, False), (1, True))),
         *(pytest.param(name, False, True, **SLOW) for name in HEADS),
     ],
 )
@@ -342,11 +338,8 @@ def trained(name, strategy):
     return model.get_weights(), history.history["loss"][-1]
 
 
-# The others are in the SoftmaxModel, or are trained by it as its own head is.
-@pytest.mark.parametrize(
-    "name",
-    ["SoftmaxModel", "SampledSoftmax", *(pytest.param(name, **SLOW) for name in list(TABLE)[:3])],
-)
+# The first are in the SoftmaxModel, or differ from its head as above.
+@pytest.mark.parametrize("name", ROWS[3:] + [pytest.param(name, **SLOW) for name in ROWS[:3]])
 def test_two_replicas_equal_one(name, mirrored):
     assert mirrored.num_replicas_in_sync == 2
     weights, loss = trained(name, tf.distribute.get_strategy())
