@@ -66,6 +66,20 @@ def short_evaluation_steps():
         yield
 
 
+@pytest.fixture(scope="module")
+def without_samples():
+    """Runs end without the text that they write, which would be traced anew in each.
+
+    For modules about something else: test_train.py reads a run's sample, and the mode that writes
+    text has modules of its own.
+    """
+    from modes import training
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_sample", lambda *given: "no sample")
+        yield
+
+
 @contextlib.contextmanager
 def evaluation_steps_of(in_turn):
     """Evaluation steps read so many stretches, as long as they are."""

@@ -109,7 +109,7 @@ def test_the_text_is_encoded_by_the_models_vocabulary(evaluated, text, weights):
 
 
 @pytest.fixture(scope="module")
-def trained(text, weights, evaluated, short_evaluation_steps, tmp_path_factory):
+def trained(text, weights, evaluated, short_evaluation_steps, without_samples, tmp_path_factory):
     """The directory of a run that went on from the weights, at a learning rate of nearly 0.
 
     After the evaluation with steps of several stretches, which is held to a loop of its own.
