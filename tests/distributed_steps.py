@@ -27,7 +27,7 @@ def trained(replicas: Replicas, jit_compile=False, accumulate_steps=1, dropout=0
         model_dim=8,
         num_heads=2,
         feed_forward_dim=11,
-        cutoffs=(19,),
+        cutoffs=(7, 19),
         div_val=2,
         memory_length=7,
         dropout=dropout,
