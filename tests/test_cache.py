@@ -215,8 +215,10 @@ def test_turned_kernels_are_the_same_kernels(layer_norm):
 
 @pytest.mark.parametrize("cached", [False, True])
 @pytest.mark.parametrize("same_length", [False, True])
-# Shorter than a segment of 4, longer than one, longer than all of them.
-@pytest.mark.parametrize("memory_length", [1, pytest.param(3, marks=pytest.mark.slow), 6, 30])
+# Shorter than a segment of 4, longer than one (as in the next test, too), longer than all of them.
+@pytest.mark.parametrize(
+    "memory_length", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6)), 30]
+)
 @pytest.mark.parametrize("memory_start", ["empty", "zeros"])
 def test_segments_read_as_one_are_a_call_for_each(memory_length, memory_start, same_length, cached):
     model = model_of(memory_start=memory_start)

@@ -31,7 +31,7 @@ def test_losses_and_gradients(outside_xla):
     *sources, targets, weights = tensors(*data)
     order = np.random.default_rng(1).permutation(64).astype(np.int32)
 
-    @tf.function
+    @tf.function(autograph=False)
     def run(count):
         rows = Rows(tf.constant(order), tf.constant(0), count)
         with tf.GradientTape() as tape:

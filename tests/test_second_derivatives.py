@@ -23,7 +23,7 @@ def test_second_derivatives_of_nll(jit_compile):
     inputs, table, bias, targets, weights = data = draw()
     direction = np.random.default_rng(2).normal(size=(T, E)).astype(np.float32)
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def product(inputs, direction):
         with tf.GradientTape() as outer:
             outer.watch(inputs)

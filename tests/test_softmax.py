@@ -216,7 +216,7 @@ def test_tails_without_targets_are_not_computed(jit_compile):
     hidden, weights = draw()
     others = [w for w in head.weights if not w.name.endswith("_1")]
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def run(targets):
         with tf.GradientTape() as tape:
             loss = head.loss(hidden, targets, weights, training=True)

@@ -53,7 +53,7 @@ def test_gradients_of_parts_are_those_of_the_batch(parts, jit_compile):
     tokens, targets, weights = batch()
     shares = weights / weights.sum()
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def of(parts):
         return summed_gradients(model, tokens, targets, shares, memory, parts)
 
