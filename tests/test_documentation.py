@@ -45,7 +45,7 @@ def test_every_public_name_has_a_docstring():
 
 
 @pytest.mark.parametrize("page", ["from_keras_adaptive_softmax", "from_pytorch"])
-def test_pages(page, runs_eagerly):
+def test_pages(page):
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 2
