@@ -118,6 +118,13 @@ class Clusters:
         """Ids as positions inside one cluster; ids of other clusters are clipped to its range."""
         return tf.clip_by_value(ids - self.starts[cluster], 0, self.sizes[cluster] - 1)
 
+    def outside(self, ids):
+        """Which ids are none of the vocabulary: bool, of the shape of `ids`, which are wide.
+
+        See `widened`. NaN is outside, too.
+        """
+        return ~((ids >= 0) & (ids < self.vocab_size))
+
     def check_ids(self, ids, what: str):
         """Refuses ids outside the vocabulary, where they can be looked at without waiting.
 

@@ -12,13 +12,12 @@ T rows, V columns of the table, m further columns, E width of the rows.
 from typing import NamedTuple
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from .chunk import Sources, add_rows, add_targets, as_sources, present
 from .chunk import chunk as _chunk
 from .gradient_rules import as_gradients, first_order_only, unwatched
-from .hidden_states import check_linear, check_same_shape
+from .hidden_states import check_linear, weighted_targets
 
 # A chunk's logits take this much, little beside the gradients (docs/decisions/0002).
 CHUNK_BYTES = 40 * 2**20
@@ -90,23 +89,8 @@ def linear_cross_entropy(
     num_classes, width = table.shape
     if not isinstance(memory_bytes, int) or memory_bytes < 1:
         raise ValueError(f"memory_bytes must be an integer above 0. Received: {memory_bytes!r}.")
-    weights = tf.ones(tf.shape(targets))
-    if sample_weight is not None:
-        weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
-        check_same_shape("sample_weight", weights.shape, "targets", targets.shape)
-        weights = tf.stop_gradient(weights)
-    outside = (targets < 0) | (targets >= num_classes)
-    if tf.executing_eagerly():
-        if np.any(outside):
-            wrong = np.asarray(targets)[np.asarray(outside)]
-            raise ValueError(f"Targets must be from 0 to {num_classes - 1}. Received: {wrong[0]}.")
-    else:
-        # Compiled code cannot raise: what a row counts for reaches the loss and every gradient.
-        weights = tf.where(outside, np.float32(np.nan), weights)
-        targets = tf.where(outside, tf.zeros_like(targets), targets)
+    targets, weights = weighted_targets(targets, sample_weight, num_classes)
     inputs = tf.reshape(hidden, [-1, width])
-    targets = tf.cast(tf.reshape(targets, [-1]), tf.int32)
-    weights = tf.reshape(weights, [-1])
     num_rows = inputs.shape[0] if inputs.shape[0] is not None else tf.shape(inputs)[0]
     multiple = _multiple_of(inputs.dtype)
     chunk_rows = rows_per_chunk(

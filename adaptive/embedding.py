@@ -11,6 +11,7 @@ from .clusters import Clusters, projected
 from .id_order import IdOrder
 from .rows import rows_of
 from .weights import add_weight, weight_config
+from .wide_ids import widened
 
 
 @keras.saving.register_keras_serializable(package="adaptive")
@@ -139,9 +140,9 @@ class AdaptiveEmbedding(keras.layers.Layer):
                     "Cast the ids to int32."
                 )
         self.clusters.check_ids(ids, "The inputs of AdaptiveEmbedding")
-        ids = tf.cast(ids, tf.int32)
-        outside = (ids < 0) | (ids >= self.input_dim)
-        ranks = self.id_order.to_ranks(tf.where(outside, 0, ids))
+        ids = widened(tf.convert_to_tensor(ids))
+        outside = self.clusters.outside(ids)
+        ranks = self.id_order.to_ranks(tf.where(outside, 0, tf.cast(ids, tf.int32)))
         cluster_of_id = self.clusters.cluster_of(ranks)
         parts = [tf.where(outside, tf.constant(np.nan, self.compute_dtype), 0)[..., None]]
         for i, (table, projection) in enumerate(zip(self.tables, self.projections)):

@@ -3,8 +3,6 @@
 T tokens after flattening, D width of the hidden states, V vocabulary.
 """
 
-import numbers
-
 import keras
 import tensorflow as tf
 
@@ -12,6 +10,8 @@ from . import factored
 from .clusters import Clusters
 from .cross_entropy import linear_losses, linear_nll
 from .hidden_states import (
+    as_targets,
+    check_label_settings,
     check_same_shape,
     check_width,
     examples,
@@ -48,14 +48,7 @@ class SoftmaxHead(keras.layers.Layer):
         # Weights are cast where they are used; see `cross_entropy`.
         super().__init__(autocast=False, **kwargs)
         self.supports_masking = True
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing must be from 0 to below 1. Received: {label_smoothing}."
-            )
-        if ignore_index is not None and not isinstance(ignore_index, numbers.Integral):
-            raise ValueError(
-                f"ignore_index must be an integer or None. Received: {ignore_index!r}."
-            )
+        check_label_settings(ignore_index, label_smoothing)
         self.input_dim = input_dim
         self.width = input_dim  # found by `build` where the argument is None
         self.clusters: Clusters = clusters
@@ -185,7 +178,7 @@ class SoftmaxHead(keras.layers.Layer):
         Raises:
           ValueError: if the shapes differ.
         """
-        targets = tf.convert_to_tensor(targets)
+        targets = as_targets(targets, self.ignore_index)
         weights = tf.ones(tf.shape(targets))
         if sample_weight is not None:
             sample_weight = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)

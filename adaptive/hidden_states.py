@@ -3,11 +3,14 @@
 T tokens after flattening, D width of the hidden states, V vocabulary.
 """
 
+import numbers
 from typing import NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+
+from .wide_ids import widened
 
 
 class Examples(NamedTuple):
@@ -32,9 +35,7 @@ def examples(head, hidden, targets, weights=None) -> Examples:
     Raises:
       ValueError: as `nll` of the heads.
     """
-    targets = tf.convert_to_tensor(targets)
-    if not targets.dtype.is_integer:
-        raise ValueError(f"Targets must be integer ids. Received: dtype {targets.dtype}.")
+    targets = as_targets(targets, head.ignore_index)
     leading = "the hidden states without the last axis"
     check_same_shape("targets", targets.shape, leading, hidden.shape[:-1])
     shape = tf.shape(targets)
@@ -49,7 +50,7 @@ def examples(head, hidden, targets, weights=None) -> Examples:
     if ignored is not None or not looked_at:
         # Compiled code cannot raise. NaN in the place of the weight, or of the hidden state,
         # reaches the loss and every gradient, where a clipped target would be learned in silence.
-        outside = (targets < 0) | (targets >= head.clusters.vocab_size)
+        outside = head.clusters.outside(targets)
         wrong = outside if ignored is None else outside & ~ignored
         if weights is not None:
             weights = tf.where(wrong, np.float32(np.nan), weights)
@@ -66,6 +67,28 @@ def examples(head, hidden, targets, weights=None) -> Examples:
         seen = np.asarray(ranks if ignored is None else tf.boolean_mask(ranks, ~ignored))
         head.tail_share.add(seen.size, int(np.count_nonzero(seen >= head.clusters.shortlist)))
     return Examples(features, weights, ranks, ignored, shape)
+
+
+def as_targets(targets, ignore_index=None):
+    """Targets as int32 or int64, which can be compared with any id and with `ignore_index`.
+
+    Raises:
+      ValueError: if they are no integers.
+    """
+    targets = tf.convert_to_tensor(targets)
+    if not targets.dtype.is_integer:
+        raise ValueError(f"Targets must be integer ids. Received: dtype {targets.dtype}.")
+    return widened(targets, ignore_index)
+
+
+def check_label_settings(ignore_index, label_smoothing):
+    """Raises ValueError for settings of a head that are outside their rule."""
+    if not isinstance(label_smoothing, numbers.Real) or not 0 <= label_smoothing < 1:
+        raise ValueError(
+            f"label_smoothing must be a number from 0 to below 1. Received: {label_smoothing!r}."
+        )
+    if ignore_index is not None and not isinstance(ignore_index, numbers.Integral):
+        raise ValueError(f"ignore_index must be an integer or None. Received: {ignore_index!r}.")
 
 
 def flat_features(head, hidden):
@@ -129,3 +152,35 @@ def check_linear(hidden, table, bias, targets):
             f"Received: {bias.shape}."
         )
     check_same_shape("targets", targets.shape, "hidden without the last axis", hidden.shape[:-1])
+
+
+def weighted_targets(targets, sample_weight, num_classes: int):
+    """Flat targets and what each counts for, which is NaN for no id in compiled code.
+
+    Args:
+      targets: int `[...]`.
+      sample_weight: float `[...]`, or None for 1.
+      num_classes: V.
+
+    Returns:
+      The pair of int32 `[T]`, from 0 to V - 1, and float32 `[T]`, without a gradient.
+
+    Raises:
+      ValueError: if the shapes differ, or, in eager calls, for ids outside the vocabulary.
+    """
+    weights = tf.ones(tf.shape(targets))
+    if sample_weight is not None:
+        weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
+        check_same_shape("sample_weight", weights.shape, "targets", targets.shape)
+        weights = tf.stop_gradient(weights)
+    targets = widened(targets)
+    outside = (targets < 0) | (targets >= num_classes)
+    if tf.executing_eagerly():
+        if np.any(outside):
+            wrong = np.asarray(targets)[np.asarray(outside)]
+            raise ValueError(f"Targets must be from 0 to {num_classes - 1}. Received: {wrong[0]}.")
+    else:
+        # Compiled code cannot raise: what a row counts for reaches the loss and every gradient.
+        weights = tf.where(outside, np.float32(np.nan), weights)
+        targets = tf.where(outside, tf.zeros_like(targets), targets)
+    return tf.cast(tf.reshape(targets, [-1]), tf.int32), tf.reshape(weights, [-1])

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from .head import SoftmaxHead
 from .head_training import HeadTraining
+from .hidden_states import as_targets
 from .search import TopK
 from .tying import embeds, layer_at, path_of
 
@@ -90,7 +91,7 @@ class SoftmaxModel(HeadTraining, keras.Model):
 
     def summed_loss(self, x, y, sample_weight, training):
         hidden = self(x, training=training)
-        targets = tf.convert_to_tensor(y)
+        targets = as_targets(y, self.head.ignore_index)
         if targets.shape.rank == len(hidden.shape) and targets.shape[-1] == 1:
             targets = targets[..., 0]
         weights = self._weights(hidden, targets, sample_weight)
