@@ -73,8 +73,9 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
         normaliser = tf.reduce_logsumexp(tf.concat([of_table[:, None], more], -1), -1)
         share = tf.exp(of_table - normaliser)
         label = tf.one_hot(targets - num_columns, more.shape[1])  # zeros for the table's targets
+        masked = tf.math.multiply_no_nan(more, label)  # a bias may be -inf, which bans a tail
         in_table = tf.cast(targets < num_columns, tf.float32)
-        at_target = tf.where(in_table > 0, at_target, tf.reduce_sum(label * more, -1))
+        at_target = tf.where(in_table > 0, at_target, tf.reduce_sum(masked, -1))
     on_target, spread = tf.ones_like(normaliser), None
     mass, nll = on_target, normaliser - at_target
     if smoothing is not None:
