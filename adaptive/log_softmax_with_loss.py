@@ -94,6 +94,8 @@ class AdaptiveLogSoftmaxWithLoss(SoftmaxHead):
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
+        if self.built:
+            return
         columns = self.clusters.shortlist + self.clusters.num_tails
         tails = list(zip(self.clusters.sizes, self.widths))[1:]
         self.head_kernel = add_weight(self, "head_kernel", (columns, self.width), "kernel")

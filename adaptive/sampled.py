@@ -123,6 +123,8 @@ class SampledSoftmax(SoftmaxHead):
             check_one_table(tied_to, num_classes, input_dim)
 
     def build(self, input_shape=None):
+        if self.built:
+            return
         width = self.input_dim if self.input_dim is not None else (input_shape or [None])[-1]
         if width is None:
             raise ValueError(
@@ -181,7 +183,7 @@ class SampledSoftmax(SoftmaxHead):
         true = tf.cast(tf.reduce_sum(features * rows[:count], -1), tf.float32)
         others = tf.cast(tf.matmul(features, rows[count:], transpose_b=True), tf.float32)
         if self.bias is not None:
-            bias = rows_of(tf.convert_to_tensor(self.bias), ids)
+            bias = tf.cast(rows_of(tf.convert_to_tensor(self.bias), ids), tf.float32)
             true += bias[:count]
             others += bias[count:]
         hit = ranks[:, None] == sample
@@ -203,6 +205,10 @@ class SampledSoftmax(SoftmaxHead):
         values = {name: store[name] for name in list(store.keys())}
         if "sample_seed" in values:
             self.seed_generator.state.assign(np.asarray(values.pop("sample_seed")))
+        if not self.built and self.input_dim is None and values:
+            # Keras passes over an error here in silence, so the width is found in what there is.
+            tied = self.tied_to is not None
+            self.build((None, self.tied_to.output_dim if tied else values["0"].shape[-1]))
         super().load_own_variables(values)
 
     def get_config(self):

@@ -193,6 +193,8 @@ class AdaptiveSoftmax(SoftmaxHead):
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
+        if self.built:
+            return
         if self.tied_to is not None and not self.tied_to.built:
             self.tied_to.build(None)
 
