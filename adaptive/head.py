@@ -12,9 +12,9 @@ from .cross_entropy import linear_losses, linear_nll
 from .hidden_states import (
     as_targets,
     check_label_settings,
-    check_same_shape,
     check_width,
     examples,
+    fitted,
     flat_features,
     refuse_symbolic,
 )
@@ -121,7 +121,9 @@ class SoftmaxHead(keras.layers.Layer):
 
         Raises:
           ValueError: if the shapes do not fit, or, in eager calls, for ids outside the vocabulary.
-            Compiled code cannot raise: there such an id's loss and all gradients are NaN.
+            Sizes known only at run time are compared then: an InvalidArgumentError; by XLA, but
+            for sizes of 1. Compiled code cannot raise for ids: such an id's loss and all gradients
+            are NaN.
         """
         features, _, ranks, ignored, shape = examples(self, self._checked(hidden), targets)
         nll = self._nll(features, ranks, training, outside_xla)
@@ -182,12 +184,7 @@ class SoftmaxHead(keras.layers.Layer):
         weights = tf.ones(tf.shape(targets))
         if sample_weight is not None:
             sample_weight = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
-            check_same_shape("sample_weight", sample_weight.shape, "targets", targets.shape)
-            if not (sample_weight.shape.is_fully_defined() and targets.shape.is_fully_defined()):
-                # Sizes known only when it runs, where one weight would stand for all.
-                tf.debugging.assert_equal(
-                    tf.shape(sample_weight), tf.shape(targets), "sample_weight"
-                )
+            sample_weight = fitted("sample_weight", sample_weight, "targets", targets)
             weights = tf.stop_gradient(sample_weight)
         if self.ignore_index is not None:
             weights = tf.where(targets == self.ignore_index, 0.0, weights)

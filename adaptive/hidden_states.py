@@ -37,7 +37,7 @@ def examples(head, hidden, targets, weights=None) -> Examples:
     """
     targets = as_targets(targets, head.ignore_index)
     leading = "the hidden states without the last axis"
-    check_same_shape("targets", targets.shape, leading, hidden.shape[:-1])
+    targets = fitted("targets", targets, leading, hidden, -1)
     shape = tf.shape(targets)
     targets = tf.reshape(targets, [-1])
     ignored = None if head.ignore_index is None else targets == head.ignore_index
@@ -118,6 +118,43 @@ def check_width(head, hidden):
         )
 
 
+def fitted(name, tensor, other_name, other, axes=None):
+    """The tensor, whose shape is surely that of another's first axes.
+
+    Sizes that are known only when it runs are compared then: otherwise one number would stand for
+    all, and numbers in another order would be taken for right.
+
+    Args:
+      name: of the tensor.
+      tensor: whose shape is in question.
+      other_name: what its shape must be that of.
+      other: a tensor.
+      axes: how many of the other's axes count; None for all, -1 for all but the last.
+
+    Raises:
+      ValueError: where static shapes differ. Others are an InvalidArgumentError when it runs.
+    """
+    static = other.shape[:axes]
+    check_same_shape(name, tensor.shape, other_name, static)
+    if tensor.shape.is_fully_defined() and static.is_fully_defined():
+        return tensor
+    sizes, wanted = tf.shape(tensor), tf.shape(other)[:axes]
+    rule = f"{name} must have the shape of {other_name}. Received: {name}"
+    received = [rule, sizes, other_name, wanted]
+    ranks = [shape.rank for shape in (tensor.shape, static)]
+    if None in ranks:
+        checks = [tf.debugging.assert_equal(sizes, wanted, rule)]
+    else:
+        # Number by number, all on the host: nothing waits for a GPU.
+        unsure = [i for i, pair in enumerate(zip(tensor.shape, static)) if None in pair]
+        checks = [tf.debugging.Assert(tf.equal(sizes[i], wanted[i]), received) for i in unsure]
+    with tf.control_dependencies(checks):
+        # XLA leaves assertions out; this it refuses, unless one number stands for all.
+        same = tf.broadcast_to(tensor, wanted)
+    same.set_shape(tensor.shape)
+    return same
+
+
 def check_same_shape(name, shape, other_name, other):
     """Raises ValueError where two shapes cannot be the same."""
     if not shape.is_compatible_with(other):
@@ -128,7 +165,7 @@ def check_same_shape(name, shape, other_name, other):
 
 
 def check_linear(hidden, table, bias, targets):
-    """Raises a `ValueError` where the tensors do not fit each other."""
+    """The targets; raises a `ValueError` where the tensors do not fit each other."""
     dtypes = [one.dtype for one in (hidden, table, bias) if one is not None]
     if not all(dtype.is_floating for dtype in dtypes) or not targets.dtype.is_integer:
         raise ValueError(
@@ -151,7 +188,7 @@ def check_linear(hidden, table, bias, targets):
             f"bias must be [{num_classes}], a number for each row of the table. "
             f"Received: {bias.shape}."
         )
-    check_same_shape("targets", targets.shape, "hidden without the last axis", hidden.shape[:-1])
+    return fitted("targets", targets, "hidden without the last axis", hidden, -1)
 
 
 def weighted_targets(targets, sample_weight, num_classes: int):
@@ -171,8 +208,7 @@ def weighted_targets(targets, sample_weight, num_classes: int):
     weights = tf.ones(tf.shape(targets))
     if sample_weight is not None:
         weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
-        check_same_shape("sample_weight", weights.shape, "targets", targets.shape)
-        weights = tf.stop_gradient(weights)
+        weights = tf.stop_gradient(fitted("sample_weight", weights, "targets", targets))
     targets = widened(targets)
     outside = (targets < 0) | (targets >= num_classes)
     if tf.executing_eagerly():
