@@ -70,7 +70,8 @@ def linear_cross_entropy(
     Raises:
       ValueError: for shapes or dtypes that do not fit, symbolic tensors, and, in eager calls, ids
         outside the vocabulary. Compiled code cannot raise: there the loss and the gradients of
-        table and bias are NaN.
+        table and bias are NaN. Sizes known only at run time are compared then: an
+        InvalidArgumentError; by XLA, but for sizes of 1.
 
     Example:
       >>> hidden, table = tf.zeros([2, 3, 8]), tf.zeros([100, 8])
@@ -85,7 +86,7 @@ def linear_cross_entropy(
         )
     hidden, table, targets = (tf.convert_to_tensor(one) for one in (hidden, table, targets))
     bias = None if bias is None else tf.convert_to_tensor(bias)
-    check_linear(hidden, table, bias, targets)
+    targets = check_linear(hidden, table, bias, targets)
     num_classes, width = table.shape
     if not isinstance(memory_bytes, int) or memory_bytes < 1:
         raise ValueError(f"memory_bytes must be an integer above 0. Received: {memory_bytes!r}.")
@@ -271,6 +272,9 @@ def _run(
     def none():
         return 1, zeros(targets), *(() if weights is None else map(zeros, present(sources)))
 
+    if isinstance(num_rows, int) and not num_rows:
+        # A chunk would look for its rows where there are none.
+        return _Result(zeros(targets), () if weights is None else tuple(none()[2:]))
     # The first chunk apart: others are added to its gradients, where a loop from the beginning
     # would need zeros as large as the table, and a pass over them.
     some = isinstance(wanted, int) and wanted > 0

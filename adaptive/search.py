@@ -267,6 +267,8 @@ def in_chunks(compute, state, order, count, size):
       count: int or int32 scalar.
       size: rows at a time.
     """
+    if order.shape[0] == 0:
+        return state  # a chunk would look for its rows where there are none
     if isinstance(count, int) and isinstance(size, int) and count <= size:
         return compute(order, tf.constant(0), *state)
 
