@@ -59,6 +59,19 @@ def test_pages(page):
     assert names["model"](names["inputs"]).shape[:2] == (4, 3)
 
 
+def test_the_readme():
+    """Its code runs from top to bottom; here small, and without the time of tracing."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 2
+    names = {}
+    for block in blocks:
+        small = re.sub(r"(\d)_000", r"\1", block).replace("256", "32").replace("64", "3")
+        small = small.replace('compile("adam",', 'compile("adam", run_eagerly=True,')
+        exec(small.replace("ModelConfig(", "ModelConfig(num_layers=2, "), names)
+    assert names["hidden"].shape[:2] == (3, 16)
+
+
 def test_the_page_on_the_fused_loss():
     text = (ROOT / "docs" / "linear_cross_entropy.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)

@@ -262,3 +262,9 @@ def test_memory_of_another_model_is_refused(model, layers, width, received):
     foreign = initial(layers, BATCH, 11, width, "float32", "empty")
     with pytest.raises(ValueError, match=f"2 layers of width 14. Received: {received}"):
         model(TOKENS[:, :5], foreign)
+
+
+def test_memory_of_another_batch_is_refused(model):
+    memory = model.initial_memory(BATCH + 1)
+    with pytest.raises(ValueError, match=rf"{BATCH + 1} rows for {BATCH} rows.*batch_size={BATCH}"):
+        model(TOKENS[:, :5], memory)

@@ -28,13 +28,26 @@ class Memory(NamedTuple):
         """M."""
         return self.hidden[0].shape[1]
 
-    def check(self, num_layers: int, width: int):
-        """Raises a `ValueError` if it is not of N layers of width D."""
+    def check(self, num_layers: int, width: int, batch_size=None):
+        """Raises a `ValueError` if it is not of N layers of width D, or of another batch.
+
+        Args:
+          num_layers: N.
+          width: D.
+          batch_size: B; not compared where it is no int, as where it is known at run time only.
+        """
         received = (len(self.hidden), self.hidden[0].shape[-1])
         if received != (num_layers, width):
             raise ValueError(
                 f"Memory must hold {num_layers} layers of width {width}. "
                 f"Received: {received[0]} layers of width {received[1]}."
+            )
+        rows = self.hidden[0].shape[0]
+        if isinstance(batch_size, int) and rows not in (None, batch_size):
+            raise ValueError(
+                "Memory must have a row for each row of the tokens. Received: memory of "
+                f"{rows} rows for {batch_size} rows of tokens. Make it with "
+                f"initial_memory(batch_size={batch_size})."
             )
 
     def reset(self, rows):

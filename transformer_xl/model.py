@@ -209,7 +209,7 @@ class TransformerXL(HeadTraining, keras.Model):
         if memory is None:
             memory = self.initial_memory(batch_size)
         memory = Memory(*memory)
-        memory.check(config.num_layers, config.model_dim)
+        memory.check(config.num_layers, config.model_dim, batch_size)
         memory_length = memory.length
         check_lengths(memory_length, clamp_length, same_length)
 
