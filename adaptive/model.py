@@ -90,8 +90,14 @@ class SoftmaxModel(HeadTraining, keras.Model):
         return hidden
 
     def summed_loss(self, x, y, sample_weight, training):
-        hidden = self(x, training=training)
         targets = as_targets(y, self.head.ignore_index)
+        if targets.shape.rank is None:
+            raise ValueError(
+                "Targets must have a known number of axes. Received: targets of unknown rank. "
+                "Give tf.data.Dataset.from_generator an output_signature, or map the dataset with "
+                "tf.ensure_shape(y, [None, None])."
+            )
+        hidden = self(x, training=training)
         if targets.shape.rank == len(hidden.shape) and targets.shape[-1] == 1:
             targets = targets[..., 0]
         weights = self._weights(hidden, targets, sample_weight)
@@ -112,8 +118,12 @@ class SoftmaxModel(HeadTraining, keras.Model):
             if one is None:
                 continue
             one = tf.cast(one, tf.float32)
-            for _ in range(targets.shape.rank - one.shape.rank):
-                one = one[..., None]
+            if one.shape.rank is None:  # Keras forgets it where weights come with two of them
+                missing = tf.ones([targets.shape.rank - tf.rank(one)], tf.int32)
+                one = tf.reshape(one, tf.concat([tf.shape(one), missing], 0))
+            else:
+                for _ in range(targets.shape.rank - one.shape.rank):
+                    one = one[..., None]
             weights *= one
         return self.head.target_weights(targets, tf.ensure_shape(weights, targets.shape))
 

@@ -312,3 +312,22 @@ def test_a_warning_where_ids_are_not_sorted():
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         sorted_model.fit(x, np.zeros_like(y), verbose=0)
+
+
+def test_weights_of_tokens_then_of_rows():
+    """Keras then traces its step again for weights of unknown rank."""
+    model = make()
+    model.compile("sgd", jit_compile=False)
+    model.evaluate(X, Y, sample_weight=W, verbose=0)
+    loss = model.evaluate(X, Y, sample_weight=W[:, 0], verbose=0, return_dict=True)["loss"]
+    nll = -np.take_along_axis(log_prob(model), Y[..., None], -1)[..., 0]
+    expected = np.average(nll, weights=np.broadcast_to(W[:, :1], Y.shape))
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+def test_targets_of_unknown_rank_are_refused():
+    model = make()
+    model.compile("sgd", jit_compile=False)
+    batches = tf.data.Dataset.from_generator(lambda: iter([(X, Y)]), output_types=(tf.int32,) * 2)
+    with pytest.raises(ValueError, match="known number of axes.*output_signature"):
+        model.evaluate(batches, verbose=0)
