@@ -1,5 +1,6 @@
 """--mode=train: trains, or goes on, and evaluates."""
 
+import contextlib
 import json
 import os
 import textwrap
@@ -37,6 +38,7 @@ from transformer_xl.training.workdir import (
     read_record,
     write_atomically,
 )
+from transformer_xl.training.workdir_lock import training_alone
 
 _SAMPLE_WORDS = 60
 
@@ -46,15 +48,24 @@ def set_up():
     directory, train_config = flags.workdir(), flags.train_config()
     # First of all: other machines are met before TensorFlow does anything.
     replicas = make_replicas("one" if DRY_RUN.value else train_config.distribution)
-    with lost_workers_end_the_run(replicas, directory):
-        return _set_up(directory, train_config, replicas)
+    with contextlib.ExitStack() as holding, lost_workers_end_the_run(replicas, directory):
+        replicas.check_batch_size(train_config.batch_size, train_config.accumulate_steps)
+        if replicas.chief:
+            check_writable(directory)
+            if not DRY_RUN.value:
+                holding.enter_context(training_alone(directory))
+        train_or_tell = _set_up(directory, train_config, replicas)
+        held = holding.pop_all()
+
+    def run():
+        with held:
+            train_or_tell()
+
+    return run
 
 
 def _set_up(directory, train_config, replicas):
-    replicas.check_batch_size(train_config.batch_size, train_config.accumulate_steps)
     tell = say if replicas.chief else _silent
-    if replicas.chief:
-        check_writable(directory)
     profile_range(PROFILE_STEPS.value)
     record = read_record(directory)
     resolved = resolve_precision(train_config, record and record.train)

@@ -16,6 +16,7 @@ from absl.testing import flagsaver
 import train
 from data_utils import WordVocabulary
 from modes import training
+from transformer_xl.training.workdir_lock import training_alone
 
 pytestmark = pytest.mark.usefixtures("short_evaluation_steps")
 
@@ -102,7 +103,8 @@ def test_a_run_leaves_what_the_readme_says(trained):
 
 def test_a_run_can_be_evaluated_and_sampled(trained, capsys):
     before = (trained / "result.json").read_text()
-    assert run("--mode=eval", f"--workdir={trained}") == 0
+    with training_alone(str(trained)):  # beside a process that trains there
+        assert run("--mode=eval", f"--workdir={trained}") == 0
     evaluated = json.loads((trained / "eval.json").read_text())
     assert evaluated["test"]["nll"] == pytest.approx(json.loads(before)["test"]["nll"], rel=1e-6)
     longer = ("--eval_memory_length=32", "--eval_segment_length=4", "--split=test")
@@ -232,6 +234,17 @@ def test_a_run_with_other_settings_is_not_touched(text, trained, capsys, argumen
     assert code == 2
     assert message in capsys.readouterr().err
     assert snapshot(trained) == before
+
+
+def test_a_run_in_which_another_process_trains_is_not_touched(text, trained, capsys):
+    with training_alone(str(trained)):
+        before = snapshot(trained)
+        assert run(*SMALL, f"--data_dir={text}", f"--workdir={trained}", "--max_steps=9") == 2
+        assert (
+            f"error: One process at a time trains in a run's directory. Another one trains in "
+            f"{trained}." in capsys.readouterr().err
+        )
+        assert snapshot(trained) == before
 
 
 def test_another_text_is_refused(trained, tmp_path, capsys):
