@@ -39,8 +39,8 @@ INIT_FROM = flags.DEFINE_string(
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
-    "Where --mode=export writes its folder and --mode=explore its page. Default: export and "
-    "explore.html in --workdir.",
+    "Where --mode=export writes its folder and --mode=explore its page; neither is written over. "
+    "Default: export and explore.html in --workdir, where the page may be replaced.",
 )
 
 CORPUS = flags.DEFINE_string(

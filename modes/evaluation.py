@@ -29,13 +29,14 @@ from transformer_xl.training.devices import (
 )
 from transformer_xl.training.evaluate import EvalResult, Evaluator
 from transformer_xl.training.report import results_table
-from transformer_xl.training.workdir import write_atomically
+from transformer_xl.training.workdir import check_writable, write_atomically
 
 
 def set_up():
     """Checks what can be checked; returns what runs then."""
     if flags.INIT_FROM.value is None:
         directory, record = recorded_run()
+        check_writable(directory, parts=())
         config = resolve_precision(flags.train_config(), record.train)
         lengths = evaluation_lengths(record.model, config)
         data = open_prepared(os.path.join(directory, "data"))
@@ -44,6 +45,7 @@ def set_up():
         model = best_model(directory, record, config)
     else:
         directory, config = workdir_for_results(), resolve_precision(flags.train_config())
+        check_writable(directory, parts=())
         _use_threads(config)
         model, vocabulary = given_weights(config)
         lengths = evaluation_lengths(model.config, config)
@@ -64,18 +66,32 @@ def set_up():
         for split, parts in break_down(evaluator, splits, bands).items():
             row = split_report(evaluator, data, split, nll=parts.result.nll)
             results[split] = {**row, **parts.figures(bands)}
-        path = os.path.join(directory, "eval.json")
-        picture = os.path.join(directory, "eval.png")
-        write_atomically(path, json.dumps(results, indent=2) + "\n")
-        settings = settings_line(evaluator.settings)
-        perplexities = ", ".join(f"{row['perplexity']:,.2f} ({s})" for s, row in results.items())
-        draw_breakdown(results, f"{data.name}: perplexity {perplexities}\n{settings}", picture)
-        say(breakdown_tables(results))
-        say(results_table(results))
-        say(f"with {settings}\n")
-        say(f"results: {path}\npicture: {picture}")
+        write_results(directory, data.name, results, settings_line(evaluator.settings))
 
     return run
+
+
+def write_results(directory: str, name: str, results: dict, settings: str):
+    """Prints the results of splits, then writes them.
+
+    Args:
+      directory: where.
+      name: of the corpus.
+      results: by split, what eval.json says.
+      settings: what they were evaluated with, in words.
+
+    Raises:
+      OSError: if they cannot be written.
+    """
+    path, picture = os.path.join(directory, "eval.json"), os.path.join(directory, "eval.png")
+    # First of all, so that they are not lost where they cannot be written.
+    say(breakdown_tables(results))
+    say(results_table(results))
+    say(f"with {settings}\n")
+    write_atomically(path, json.dumps(results, indent=2) + "\n")
+    perplexities = ", ".join(f"{row['perplexity']:,.2f} ({s})" for s, row in results.items())
+    draw_breakdown(results, f"{name}: perplexity {perplexities}\n{settings}", picture)
+    say(f"results: {path}\npicture: {picture}")
 
 
 def _use_threads(config):

@@ -4,7 +4,7 @@ import os
 
 from flag_groups import text
 from modes.explore_page import page
-from modes.outputs import output_path
+from modes.outputs import output_file
 from modes.run_inputs import trained_model
 from modes.scoring import open_lines
 from modes.terminal import fail, say
@@ -22,11 +22,7 @@ def set_up():
     path = text.INPUT_FILE.value
     if path is not None and not os.path.isfile(path):
         raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
-    output = output_path("explore.html")
-    if os.path.isdir(output):
-        raise IsADirectoryError(
-            f"--output must be the file of a page. Received: {output}, a folder. Name a file in it."
-        )
+    output = output_file("explore.html", path)
     config, model, vocabulary = trained_model()
     lengths = evaluation_lengths(model.config, config)
     attention = {name: lengths[name] for name in ("clamp_length", "same_length")}

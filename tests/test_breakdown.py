@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from data_utils import EvalSegments
+from modes import evaluation
 from tests.conftest import evaluation_steps_of
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
 from transformer_xl.config import evaluation_lengths
@@ -251,3 +252,12 @@ def test_tables_have_the_figures():
         "10 streams, segments of 64, memory of 640, distances clamped at 400, same length"
     )
     assert "no clamp" in settings_line({**settings, "clamp_length": -1, "same_length": False})
+
+
+def test_results_that_cannot_be_written_are_shown(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(evaluation, "breakdown_tables", lambda results: "where the loss is")
+    monkeypatch.setattr(evaluation, "results_table", lambda results: "the perplexity")
+    with pytest.raises(FileNotFoundError, match=r"eval\.json cannot be written"):
+        evaluation.write_results(str(tmp_path / "gone"), "text", {}, "its settings")
+    shown = capsys.readouterr().out.split("\n")
+    assert shown[:3] == ["where the loss is", "the perplexity", "with its settings"]

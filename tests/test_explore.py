@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 import train
 from data_utils import ByteVocabulary, CharacterVocabulary, GivenVocabulary
 from modes.explore_page import page
+from modes.outputs import output_file
 from tests.golden_files import unpack
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.explore import Expectations, explore, make_explore_step
@@ -208,6 +209,12 @@ def test_twenty_thousand_tokens():
         (["--input_file={folder}/latin.txt", "--output={folder}/page.html"], "is not UTF-8"),
         (["--input_file={folder}/empty.txt", "--output={folder}"], "must be the file of a page"),
         (["--input_file={folder}/empty.txt"], "needs --output"),
+        (["--input_file={folder}/latin.txt", "--output={folder}/latin.txt"], "must not replace"),
+        (["--input_file={folder}/latin.txt", "--output={folder}/empty.txt"], "that is new. Rece"),
+        (
+            ["--input_file={folder}/latin.txt", "--output={folder}/latin.txt/page.html"],
+            "latin.txt/page.html cannot be written to: ",
+        ),
     ],
 )
 def test_bad_input_is_one_error(arguments, message, weights, tmp_path, capsys):
@@ -219,3 +226,21 @@ def test_bad_input_is_one_error(arguments, message, weights, tmp_path, capsys):
     assert errors.count("error: ") == 1
     assert message in errors
     assert not (tmp_path / "page.html").exists()
+    assert (tmp_path / "empty.txt").read_bytes() == b""
+
+
+def test_only_a_page_at_its_own_place_is_replaced(tmp_path):
+    page, text = tmp_path / "explore.html", tmp_path / "text.txt"
+    for path in (page, text):
+        path.write_text("a")
+    with flagsaver.flagsaver(workdir=str(tmp_path)):
+        assert output_file("explore.html", str(text)) == str(page)
+        with pytest.raises(FileExistsError, match="must not replace the text.*another --output"):
+            output_file("explore.html", str(page))
+    with flagsaver.flagsaver(workdir=str(tmp_path), output=str(page)):
+        assert output_file("explore.html", str(text)) == str(page)
+    with (
+        flagsaver.flagsaver(output=str(page)),
+        pytest.raises(FileExistsError, match="a file that is new.*Remove it, or name another"),
+    ):
+        output_file("explore.html", str(text))

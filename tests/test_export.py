@@ -16,6 +16,7 @@ from absl.testing import flagsaver
 
 import train
 from data_utils import load_vocabulary
+from modes import exporting
 from tests.golden_files import unpack
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.export import save_served
@@ -271,6 +272,36 @@ def test_nothing_is_written_over(exported, weights, capsys):
     assert "new or empty" in capsys.readouterr().err
     assert run("--mode=export", f"--init_from={weights}") == 2
     assert "needs --output" in capsys.readouterr().err
+    file = weights / "vocab.txt"
+    assert run("--mode=export", f"--init_from={weights}", f"--output={file}/export") == 2
+    assert f"--output={file}/export cannot be written to: " in capsys.readouterr().err
     model = TransformerXL(ModelConfig(vocab_size=9, num_layers=1, model_dim=4, num_heads=1))
     with pytest.raises(FileExistsError, match="not written over"):
         save_served(model, str(exported), 3)
+
+
+@pytest.mark.parametrize("made_before", [True, False])
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device"), OSError),
+        (
+            tf.errors.ResourceExhaustedError(None, None, "No space left on device\n at line 7"),
+            OSError,
+        ),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_an_export_that_does_not_end_leaves_nothing(tmp_path, error, told, made_before):
+    folder = tmp_path / "export"
+    if made_before:
+        folder.mkdir()
+    with pytest.raises(told) as found, exporting.whole_or_nothing(str(folder)):
+        (folder / "saved_model" / "1.partial").mkdir(parents=True)
+        (folder / "vocabulary").write_text("")
+        raise error
+    assert list(tmp_path.iterdir()) == [folder] * made_before
+    assert not made_before or not list(folder.iterdir())
+    if told is OSError:
+        assert "No space left on device. What there was of it is removed" in str(found.value)
+        assert "\n" not in str(found.value)

@@ -110,14 +110,20 @@ def read_record(directory: str) -> RunRecord | None:
         ) from error
 
 
-def check_writable(directory: str):
-    """Refuses a run's directory that cannot be written to; leaves it as it is.
+def check_writable(directory: str, given: str | None = None, parts: tuple = _FOLDERS):
+    """Refuses a directory that cannot be written to; leaves it as it is.
+
+    Args:
+      directory: of a run, or for something else.
+      given: how it was asked for; None: as --workdir.
+      parts: its folders that must be writable, too, where they are there.
 
     Raises:
-      OSError: if it, or a folder of a run in it, cannot.
+      OSError: if it, or one of these, cannot.
     """
+    given = given or f"--workdir={directory}"
     if os.path.isdir(directory):
-        folders = [directory, *(os.path.join(directory, name) for name in _FOLDERS)]
+        folders = [directory, *(os.path.join(directory, name) for name in parts)]
         folders = [folder for folder in folders if os.path.isdir(folder)]
     else:
         # The folder that it will be made in.
@@ -130,9 +136,11 @@ def check_writable(directory: str):
             with tempfile.TemporaryFile(dir=folder):
                 pass
         except OSError as error:
-            raise type(error)(
-                f"--workdir={directory} cannot be written to: {folder}: {error.strerror}. Choose "
-                "another --workdir, or make it one that this user may write to."
+            flag = given.partition("=")[0]
+            raise _told(
+                error,
+                f"{given} cannot be written to: {folder}: {error.strerror}. Choose another {flag}, "
+                "or make it one that this user may write to.",
             ) from error
 
 
@@ -150,7 +158,14 @@ def write_atomically(path: str, text: str):
     except OSError as error:
         with contextlib.suppress(OSError):
             os.remove(temporary)
-        raise type(error)(f"{path} cannot be written: {error.strerror or error}.") from error
+        raise _told(error, f"{path} cannot be written: {error.strerror or error}.") from error
+
+
+def _told(error: OSError, message: str) -> OSError:
+    """An error of the same kind and number with another message."""
+    told = type(error)(message)
+    told.errno = error.errno
+    return told
 
 
 def _shown(value):
