@@ -159,6 +159,11 @@ def model_values(automatic_cutoffs: tuple[int, ...] = ()) -> dict:
             "--cutoffs must be integers separated by commas, or auto. Received: "
             f"{','.join(cutoffs)!r}."
         ) from None
+    if min(values["cutoffs"], default=1) < 1:
+        raise ValueError(
+            "--cutoffs must be ids that are at least 1, where a new cluster begins; the first "
+            f"begins at 0 by itself. Received: {','.join(cutoffs)}."
+        )
     return values
 
 

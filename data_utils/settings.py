@@ -67,6 +67,13 @@ class PreparationSettings:
         if min_count is None:
             min_count = corpus.min_count if kind == "word" else 1
         path = None
+        least = {"word": 3, "character": 2}.get(kind)
+        if max_size is not None and least is not None and max_size < least:
+            # Here, before any text is read.
+            raise ValueError(
+                f"A vocabulary_size must be at least {least} for {kind}, or left out for no bound. "
+                f"Received: {max_size}."
+            )
         if kind == "byte" and max_size is not None:
             raise ValueError(
                 f"A byte vocabulary has 256 tokens. Received a size of {max_size}: leave it out."

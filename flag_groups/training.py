@@ -9,7 +9,7 @@ from transformer_xl.config import DISTRIBUTIONS, OPTIMIZERS, PRECISIONS
 _TRAIN = defaults(TrainConfig)
 
 TRAIN_FLAGS = (
-    flags.DEFINE_integer("seed", _TRAIN["seed"], "Of starting weights, dropout and samples."),
+    flags.DEFINE_integer("seed", _TRAIN["seed"], "Of weights, dropout and samples; below 2^32."),
     integer_flag(_TRAIN, "batch_size", "Streams of text read side by side, over all devices."),
     integer_flag(_TRAIN, "segment_length", "Tokens per stream and step."),
     boolean_flag(

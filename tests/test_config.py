@@ -50,6 +50,7 @@ def model_config(**changes):
         ({"clamp_length": 0}, "clamp_length must be at least 1, or -1.*Received: 0"),
         ({"clamp_length": -2}, "clamp_length must be at least 1, or -1.*Received: -2"),
         ({"same_length": True, "memory_length": 0}, "same_length .*memory_length=0"),
+        ({"init_stddev": math.inf}, "^init_stddev must be finite.*Received: inf"),
         ({"init_stddev": 0.0}, "^init_stddev must be above 0. Received: 0.0"),
         ({"projection_init_stddev": -1.0}, "projection_init_stddev must be above 0.*-1.0"),
     ],
@@ -87,6 +88,14 @@ def test_model_config_refuses(changes, message):
         ({"min_learning_rate_ratio": -0.1}, "min_learning_rate_ratio must be from 0 to 1.*-0.1"),
         ({"min_learning_rate_ratio": 1.5}, "min_learning_rate_ratio must be from 0 to 1.*1.5"),
         ({"clip_norm": -0.5}, "clip_norm must be at least 0. Received: -0.5"),
+        *(
+            ({name: value}, f"^{name} must be finite, and at most 3.4e.38. Received: {value}")
+            for name in ("clip_norm", "max_loss_rise", "loss_scale")
+            for value in (math.nan, math.inf)
+        ),
+        ({"learning_rate": math.inf}, "learning_rate must be finite.*Received: inf"),
+        ({"learning_rate": 1e300}, "learning_rate must be finite, .*Received: 1e.300"),
+        ({"seed": 2**32}, "seed must be from 0 to 4294967295. Received: 4294967296"),
         ({"eval_clamp_length": 0}, "eval_clamp_length must be at least 1, or -1.*Received: 0"),
     ],
 )
@@ -99,7 +108,7 @@ def test_train_config_refuses(changes, message):
     "changes",
     [
         {"warmup_steps": 0, "eval_every": 0, "eval_steps": 0, "seed": 0},
-        {"clip_norm": 0.0, "min_learning_rate_ratio": 1.0},
+        {"clip_norm": 0.0, "min_learning_rate_ratio": 1.0, "seed": 2**32 - 1},
         {"eval_memory_length": 0, "eval_clamp_length": -1},
     ],
 )

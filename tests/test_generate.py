@@ -296,6 +296,8 @@ def test_equally_likely_tokens_are_not_all_kept(settings):
         ({"prompt": [[0.5]]}, "integer ids. Received: dtype float64"),
         ({"num_tokens": 0}, "num_tokens must be at least 1. Received: 0"),
         ({"temperature": -0.1}, "temperature must be at least 0. Received: -0.1"),
+        ({"temperature": 1e300}, "temperature must be finite, and at most 3.4e.38. Received: 1e"),
+        ({"repetition_penalty": np.inf}, "repetition_penalty must be finite, .*Received: inf"),
         ({"top_k": -1}, "top_k must be at least 0. Received: -1"),
         ({"top_p": 0.0}, "top_p must be above 0 and at most 1. Received: 0.0"),
         ({"prompt": [[1, 2], []]}, r"at least one token.*Received: shape \(0,\)"),

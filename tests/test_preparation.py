@@ -255,6 +255,8 @@ def test_large_splits_become_shards_of_one_order(tmp_path, monkeypatch):
     ("settings", "message"),
     [
         ({"vocabulary": "bpe"}, "one of word, character, byte, sentencepiece. Received: 'bpe'"),
+        ({"max_size": 2}, "vocabulary_size must be at least 3 for word.*Received: 2"),
+        ({"vocabulary": "character", "max_size": 1}, "at least 2 for character.*Received: 1"),
         ({"vocabulary": "byte", "max_size": 9}, "256 tokens. Received a size of 9"),
         ({"vocabulary": "byte", "lowercase": True}, "Bytes are not lower-cased"),
         ({"vocabulary": "byte", "min_count": 2}, "words and characters. Received 2 for byte"),

@@ -5,9 +5,9 @@ model that learns the built-in corpus in minutes on a CPU.
 """
 
 import dataclasses
-import numbers
 
 from adaptive.clusters import Clusters, per_cluster
+from transformer_xl.config_rules import LARGEST_SEED, at_least, finite, one_of, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +129,7 @@ class ModelConfig:
             )
         set_field("block_pattern", pattern)
         check_lengths(self.memory_length, self.clamp_length, self.same_length)
+        finite(self)
 
     def _tie_projections(self, num_clusters: int) -> tuple[bool, ...]:
         if isinstance(self.tie_projections, str):
@@ -148,7 +149,7 @@ class TrainConfig:
     """How a model is trained and evaluated. Lengths are in tokens, batch sizes in streams.
 
     Attributes:
-      seed: of the starting weights and of dropout.
+      seed: of the starting weights and of dropout, below 2**32.
       batch_size: streams read side by side.
       segment_length: tokens per stream and step.
       variable_length: whether segments have lengths of a quarter, a half, three quarters and all
@@ -278,6 +279,9 @@ class TrainConfig:
                 "min_learning_rate_ratio must be from 0 to 1. "
                 f"Received: {self.min_learning_rate_ratio}."
             )
+        if self.seed > LARGEST_SEED:
+            raise ValueError(f"seed must be from 0 to {LARGEST_SEED}. Received: {self.seed}.")
+        finite(self)
 
 
 def evaluation_lengths(model: ModelConfig, train: TrainConfig) -> dict:
@@ -314,24 +318,3 @@ def check_lengths(memory_length: int, clamp_length: int, same_length: bool):
             "same_length lets every query see memory_length keys, itself included, so it needs a "
             f"memory_length of at least 1. Received: memory_length={memory_length}."
         )
-
-
-def at_least(config, name: str, bound):
-    """Refuses a field below its bound."""
-    value = getattr(config, name)
-    if value < bound:
-        raise ValueError(f"{name} must be at least {bound}. Received: {value}.")
-
-
-def one_of(config, name: str, choices):
-    """Refuses a field that is none of the choices."""
-    value = getattr(config, name)
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {value!r}.")
-
-
-def whole(config, name: str, bound):
-    """Refuses a field that is not an integer, or below its bound."""
-    value = getattr(config, name)
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < bound:
-        raise ValueError(f"{name} must be an integer of at least {bound}. Received: {value!r}.")

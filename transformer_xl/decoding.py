@@ -12,6 +12,7 @@ import tensorflow as tf
 from adaptive import row_noise
 from adaptive.sampling import draw_from
 from transformer_xl.cache import Cache, extend
+from transformer_xl.config_rules import finite
 from transformer_xl.new_cache import lengthened
 from transformer_xl.turned_kernels import turned_kernels
 
@@ -63,6 +64,7 @@ class Sampling:
         ):
             if not fine:
                 raise ValueError(f"{name} must be {rule}. Received: {getattr(self, name)}.")
+        finite(self)
 
     @property
     def penalises(self) -> bool:

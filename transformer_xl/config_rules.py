@@ -1,0 +1,41 @@
+"""Rules that fields of configurations share; each refuses with the field's name and value."""
+
+import dataclasses
+import math
+import numbers
+
+# What a model computes with, at the most. Beyond it a number becomes infinite.
+LARGEST_FLOAT = 3.4e38
+# The random numbers of Keras and NumPy take no larger seed.
+LARGEST_SEED = 2**32 - 1
+
+
+def at_least(config, name: str, bound):
+    """Refuses a field below its bound."""
+    value = getattr(config, name)
+    if value < bound:
+        raise ValueError(f"{name} must be at least {bound}. Received: {value}.")
+
+
+def one_of(config, name: str, choices):
+    """Refuses a field that is none of the choices."""
+    value = getattr(config, name)
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {value!r}.")
+
+
+def whole(config, name: str, bound):
+    """Refuses a field that is not an integer, or below its bound."""
+    value = getattr(config, name)
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < bound:
+        raise ValueError(f"{name} must be an integer of at least {bound}. Received: {value!r}.")
+
+
+def finite(config):
+    """Refuses fields that are no number, infinite, or so in float32."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float) and not (math.isfinite(value) and abs(value) <= LARGEST_FLOAT):
+            raise ValueError(
+                f"{field.name} must be finite, and at most {LARGEST_FLOAT:g}. Received: {value}."
+            )
