@@ -5,6 +5,7 @@ What to do and with which data is here; the flags of model, training and text ar
 are read only inside functions, after parsing.
 """
 
+import os
 import re
 
 from absl import flags
@@ -91,17 +92,21 @@ SPLIT = flags.DEFINE_enum(
 )
 
 
-# What a run directory repeats; the others say what to do with it.
-_RUN_FLAGS = (
-    INIT_FROM,
+# What the ids of a run's text, and so its weights, depend on.
+_TEXT_FLAGS = (
     CORPUS,
     DATA_DIR,
-    DOWNLOAD_DIR,
     VOCABULARY_MIN_COUNT,
     VOCABULARY_SIZE,
     VOCABULARY,
     LOWERCASE,
     PIECE_MODEL,
+)
+# What a run directory repeats; the others say what to do with it.
+_RUN_FLAGS = (
+    INIT_FROM,
+    *_TEXT_FLAGS,
+    DOWNLOAD_DIR,
     MAX_CLUSTERS,
     *MODEL_FLAGS,
     *TRAIN_FLAGS,
@@ -109,7 +114,15 @@ _RUN_FLAGS = (
 
 
 def workdir() -> str:
-    """The run's directory."""
+    """The run's directory.
+
+    Raises:
+      ValueError: for an empty name, which an unset variable of a script leaves.
+    """
+    if WORKDIR.value == "":
+        raise ValueError(
+            "--workdir must be a folder. Received: nothing. Leave the flag out for the default."
+        )
     return WORKDIR.value or "runs/" + re.sub(r"[^\w.-]+", "-", CORPUS.value)
 
 
@@ -185,12 +198,53 @@ def as_flagfile() -> str:
     return "\n".join(line for line in lines if line) + "\n"
 
 
-def take_missing_from(flagfile_lines):
-    """Sets the flags that the command line does not give to the values of a recorded run."""
-    for line in flagfile_lines:
-        name, equals, value = line.strip().removeprefix("--").partition("=")
+def take_missing_from(flagfile_lines) -> list[str]:
+    """Sets the flags that the command line does not give to the values of a recorded run.
+
+    Returns:
+      The flags of the run that there are none of here, which are left out.
+
+    Raises:
+      ValueError: if a value is none of its flag, or the command line gives another text than the
+        run's.
+    """
+    recorded, unknown = {}, []
+    for line in map(str.strip, flagfile_lines):
+        if not line or line.startswith(("#", "//")):
+            continue
+        name, equals, value = line.removeprefix("--").partition("=")
         negated = name.startswith("no") and name.removeprefix("no") in flags.FLAGS
         name = name.removeprefix("no") if negated else name
-        flag = flags.FLAGS[name]
-        if not flag.present:
-            flag.parse("false" if negated else value if equals else "true")
+        if name in flags.FLAGS:
+            recorded[name] = "false" if negated else value if equals else "true"
+        else:
+            unknown.append(name)
+    _check_text(recorded)
+    for name, value in recorded.items():
+        if not flags.FLAGS[name].present:
+            try:
+                flags.FLAGS[name].parse(value)
+            except flags.Error as error:
+                raise ValueError(str(error)) from error
+    return unknown
+
+
+def _check_text(recorded: dict):
+    """Refuses flags of the command line that ask for another text than a recorded run's."""
+    differences = []
+    for holder in _TEXT_FLAGS:
+        there, here = recorded.get(holder.name), str(holder.value)
+        if not flags.FLAGS[holder.name].present:
+            continue
+        if holder.name in ("data_dir", "piece_model") and there is not None:
+            same = os.path.realpath(there) == os.path.realpath(here)
+        else:
+            same = str(there).lower() == here.lower()
+        if not same:
+            differences.append(f"{holder.name} is {there or 'not given'} there, {here} now")
+    if differences:
+        raise ValueError(
+            f"the text is the run's, and another is asked for: {'; '.join(differences)}. Leave "
+            "these flags out. Its weights are evaluated on another text with --init_from and "
+            "another --workdir, and --mode=score reads any."
+        )

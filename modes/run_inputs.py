@@ -1,6 +1,7 @@
 """What train.py begins with, by the flags: a recorded run, given weights, a prepared corpus."""
 
 import os
+import sys
 
 import flags
 from data_utils import (
@@ -14,7 +15,7 @@ from data_utils import (
 from modes import init_flags
 from transformer_xl import TransformerXL
 from transformer_xl.auto_cutoffs import auto_cutoffs
-from transformer_xl.pretrained import load_from
+from transformer_xl.pretrained import is_huggingface, load_from
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import resolve_precision
 from transformer_xl.training.workdir import read_record
@@ -30,10 +31,54 @@ def recorded_run():
         raise FileNotFoundError(
             f"--workdir={directory} holds no run (it has no config.json). Train there first."
         )
-    with open(os.path.join(directory, "flags.txt"), encoding="utf-8") as lines:
-        flags.take_missing_from(lines)
+    _take_flags(os.path.join(directory, "flags.txt"))
     record.check(directory, flags.model_config(record.model.vocab_size, record.model.cutoffs))
     return directory, record
+
+
+def _take_flags(path):
+    """The flags that a run recorded stand in for those not given."""
+    if not os.path.isfile(path):
+        raise FileNotFoundError(
+            f"A run's flags are needed. There is no {path}. Bring it back from a copy, or write it "
+            "anew, a --flag=value a line, by config.json beside it."
+        )
+    try:
+        with open(path, encoding="utf-8") as lines:
+            unknown = flags.take_missing_from(lines)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if unknown:
+        print(
+            f"warning: {path} has flags that this version does not know, and leaves out: "
+            f"{', '.join(unknown)}",
+            file=sys.stderr,
+        )
+
+
+def run_vocabulary(directory, record):
+    """The vocabulary of a run, if it is the one that its model was trained with.
+
+    Raises:
+      FileNotFoundError: if it is gone.
+      ValueError: if it is another one, with which every number would be wrong.
+    """
+    path, prepared_one = (os.path.join(directory, n) for n in ("vocabulary", "data/vocabulary.txt"))
+    vocabulary = load_vocabulary(path)
+    expected = record.data.get("vocabulary")
+    if expected is None and os.path.isfile(prepared_one):  # a run that did not record it
+        expected = load_vocabulary(prepared_one).fingerprint()
+    found = ""
+    if vocabulary.size != record.model.vocab_size:
+        found = f"{vocabulary.size:,} tokens, where the model has {record.model.vocab_size:,}"
+    elif expected not in (None, vocabulary.fingerprint()):
+        found = "as many tokens, but others or in another order"
+    if found:
+        raise ValueError(
+            f"{path} must be the vocabulary that the run was trained with. Received: {found}. "
+            f"Bring it back from a copy; {prepared_one} is one, if it is still there."
+        )
+    return vocabulary
 
 
 def given_weights(config):
@@ -44,8 +89,8 @@ def given_weights(config):
     model, tokens = load_from(path, init_flags.given_model_values(), **model_settings(config))
     init_flags.set_model(model.config)
     own = os.path.join(path, "vocabulary")  # a run's
-    if os.path.isfile(own):
-        return model, load_vocabulary(own)
+    if os.path.isfile(own) and not is_huggingface(path):
+        return model, run_vocabulary(path, read_record(path))
     if tokens is None:
         raise ValueError(
             f"--init_from={path} needs the model's vocabulary. Put vocab.txt beside the weights, a "
@@ -69,7 +114,7 @@ def trained_model():
         return config, *given_weights(config)
     directory, record = recorded_run()
     config = resolve_precision(flags.train_config(), record.train)
-    vocabulary = load_vocabulary(os.path.join(directory, "vocabulary"))
+    vocabulary = run_vocabulary(directory, record)
     return config, best_model(directory, record, config), vocabulary
 
 

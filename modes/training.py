@@ -102,6 +102,7 @@ def _set_up(directory, train_config, replicas):
     if DRY_RUN.value:
         return lambda: _dry_run(model_config, train_config, eval_lengths, data, segments, model)
     if replicas.chief:
+        described["vocabulary"] = data.vocabulary.fingerprint()
         RunRecord(model_config, train_config, described).write(directory)
         write_atomically(os.path.join(directory, "flags.txt"), flags.as_flagfile())
         data.vocabulary.save(os.path.join(directory, "vocabulary"))

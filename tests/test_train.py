@@ -99,6 +99,8 @@ def test_a_run_leaves_what_the_readme_says(trained):
     best = min(r["loss"] for r in reports if r["split"] == "valid")
     assert result["valid"]["nll"] == pytest.approx(best, rel=1e-6)
     assert len((trained / "sample.txt").read_text().split()) == 60
+    recorded = json.loads((trained / "config.json").read_text())["data"]["vocabulary"]
+    assert recorded == WordVocabulary.load(trained / "vocabulary").fingerprint()
 
 
 def test_a_run_can_be_evaluated_and_sampled(trained, capsys):

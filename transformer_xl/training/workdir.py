@@ -78,10 +78,14 @@ class RunRecord:
     def check_data(self, directory: str, data: dict):
         """Refuses to go on with another text or vocabulary.
 
+        Args:
+          directory: of the record, for the message.
+          data: what is there now, of what was recorded.
+
         Raises:
           ValueError: if they differ.
         """
-        if data != self.data:
+        if any(self.data.get(name) != value for name, value in data.items()):
             raise ValueError(
                 f"{directory} holds a run on other data: {self.data} there, {data} now. Choose "
                 "another --workdir, or give the same data to go on with this run."
@@ -100,14 +104,29 @@ def read_record(directory: str) -> RunRecord | None:
     try:
         with open(path, encoding="utf-8") as file:
             record = json.load(file)
+        _check_fields(record)
         return RunRecord(
             ModelConfig(**record["model"]), TrainConfig(**record["train"]), record["data"]
         )
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path}, which records a run's settings, cannot be read: {error}. Choose another "
-            "--workdir."
+            f"{path}, which records a run's settings, cannot be read: "
+            f"{str(error).removesuffix('.')}. Choose another --workdir."
         ) from error
+
+
+def _check_fields(record: dict):
+    configs = {"model": ModelConfig, "train": TrainConfig}
+    unknown = [
+        f"{part}.{name}"
+        for part, config in configs.items()
+        for name in set(record[part]) - {field.name for field in dataclasses.fields(config)}
+    ]
+    if unknown:
+        raise ValueError(
+            f"this version does not know {', '.join(sorted(unknown))}, so that another one wrote "
+            "it, which can go on with the run"
+        )
 
 
 def check_writable(directory: str, given: str | None = None, parts: tuple = _FOLDERS):
