@@ -19,6 +19,7 @@ import numpy as np
 from .base_vocabulary import Vocabulary
 from .block_encoders import Types, merge_types
 from .blocks import Block, cut_characters, cut_lines
+from .disk_room import told_where_full
 from .documents import DocumentFinder
 from .encoding_pool import EncodingPool, make_pool
 from .found_corpus import Corpus, source_identity
@@ -96,6 +97,7 @@ def prepare(
             text is not UTF-8; limits are too low; settings contradict each other; `tokens` are no
             vocabulary. `directory` is then as it was.
         ChildProcessError: a process was killed from outside.
+        OSError: the disk is full; the message says what is needed.
     """
     directory = Path(directory).resolve()
     report = progress or (lambda message: None)
@@ -117,11 +119,17 @@ def prepare(
     directory.parent.mkdir(parents=True, exist_ok=True)
     _remove_stale(directory)
     partial = directory.with_name(f".{directory.name}.{uuid.uuid4().hex}.partial")
-    partial.mkdir()
+    preparation = _Preparation(corpus, partial, settings, report, num_processes)
+    with told_where_full(directory, preparation.bytes_needed):
+        return _prepare_beside(directory, partial, preparation, corpus, settings, report)
+
+
+def _prepare_beside(directory, partial, preparation, corpus, settings, report) -> PreparedCorpus:
     try:
+        partial.mkdir()
         with open(partial / _LOCK, "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            _Preparation(corpus, partial, settings, report, num_processes).run()
+            preparation.run()
             (partial / _LOCK).unlink()
         try:
             os.rename(partial, directory)
@@ -188,6 +196,12 @@ class _Preparation:
             small = self._num_bytes < _BYTES_FOR_PROCESSES
             num_processes = 1 if small else len(os.sched_getaffinity(0))
         self._num_processes = num_processes
+        self._tokens: Callable[[], int] = lambda: 0  # Read so far, with `_source_bytes`.
+
+    def bytes_needed(self) -> float:
+        """On the disk: provisional ids and ids, judged by the text that was read so far."""
+        read = sum(self._source_bytes.values())
+        return 8 * self._num_bytes * (self._tokens() / read if read else 0.2)
 
     def run(self) -> None:
         model = train_pieces(self._corpus, self._settings, self._report)
@@ -198,6 +212,7 @@ class _Preparation:
             self._directory,
             self._num_processes,
         ) as pool:
+            self._tokens = lambda: sum(measures.tokens for measures in pool.measures)
             digests = {split: list(self._read(split, pool)) for split in self._splits}
             types = pool.finish()
             for split, measures in zip(self._splits, pool.measures, strict=True):

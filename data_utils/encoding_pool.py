@@ -68,6 +68,7 @@ class EncodingPool(abc.ABC):
         Raises:
             ValueError: this block, or one before it, is not UTF-8.
             ChildProcessError: a process has died.
+            OSError: ids cannot be written.
         """
 
     @abc.abstractmethod
@@ -229,6 +230,8 @@ class _ProcessPool(EncodingPool):
             raise ValueError(not_utf8_message(name, offset, *answer["not_utf8"]))
         if "error" in answer:
             raise ValueError(answer["error"])
+        if "unwritten" in answer:
+            raise OSError(*answer["unwritten"])
         self._done(number, split, worker.number, Measures(*answer["measures"]))
 
     def _talk(self, worker: _Worker, do: Callable):

@@ -33,7 +33,6 @@ def _answer(connection: Connection, encoder, spool) -> None:
     while True:
         message = json.loads(connection.recv_bytes())
         if message["do"] == "finish":
-            spool.flush()
             for part in pack_types(encoder.types()):
                 connection.send_bytes(part)
             return
@@ -45,6 +44,10 @@ def _answer(connection: Connection, encoder, spool) -> None:
         except ValueError as error:
             answer = {"error": str(error)}
         else:
-            spool.write(memoryview(ids).cast("B"))
             answer = {"measures": measures}
+            try:
+                spool.write(memoryview(ids).cast("B"))
+                spool.flush()  # A full disk is noticed now, or never told of.
+            except OSError as error:
+                answer = {"unwritten": [error.errno, error.strerror]}
         connection.send_bytes(json.dumps(answer).encode())

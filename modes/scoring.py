@@ -27,15 +27,16 @@ def set_up():
     scorer = LineScorer(model, vocabulary, config, lengths, text.SCORE_CONTEXT.value)
 
     def run():
-        write = as_tsv
-        if text.SCORE_FORMAT.value == "jsonl":
-            write = as_jsonl
-        else:
-            print(TSV_HEADER)
+        is_table = text.SCORE_FORMAT.value == "tsv"
+        write = as_tsv if is_table else as_jsonl
         try:
             with open_lines(path) as lines:
                 for score in scorer.scores(lines):
+                    if is_table and scorer.num_lines == 1:
+                        print(TSV_HEADER)
                     print(write(score), flush=True)
+            if not scorer.num_tokens:
+                raise ValueError(f"There is no text in {path or 'standard input'}.")
         except ValueError as error:
             fail(f"error: {error}", 2)
         print(scorer.summary(), file=sys.stderr)
@@ -134,7 +135,7 @@ class LineScorer:
 
     def summary(self) -> str:
         """What all lines together came to."""
-        mean = -self.log_prob / self.num_tokens if self.num_tokens else math.nan
+        mean = -self.log_prob / self.num_tokens
         return (
             f"{self.num_lines:,} lines, {self.num_tokens:,} tokens, {self.num_unknown:,} of them "
             f"unknown; log-probability {self.log_prob:.4f}, perplexity {math.exp(mean):,.2f}"

@@ -1,9 +1,13 @@
 """What the program says, and how it ends."""
 
+import contextlib
+import os
 import sys
 
 # The exit code of a run that a signal stopped after it saved.
 STOPPED = 75
+# Of a program that Ctrl-C ended, and of one whose output nobody reads: as shells have them.
+INTERRUPTED, READER_LEFT = 130, 141
 
 
 def say(line: str):
@@ -15,3 +19,11 @@ def fail(message: str, code: int):
     """Ends the program with a message on standard error."""
     print(message, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+def reader_has_left():
+    """Ends the program without a word, as others do whose output `head` has had enough of."""
+    # What is still in the buffer goes nowhere, instead of failing once more when Python ends.
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(READER_LEFT)

@@ -168,7 +168,7 @@ def full_disks(cases: Cases):
             "takes .* MB are free.*step 9 is whole",
         ),
         # Refused while the run's settings are written, so before anything is computed.
-        ("no room at all", 0, 2, r"^error: .*No space left on device"),
+        ("no room at all", 0, 1, r"^error: .*No space left on device"),
     ):
         place = cases.begun.parent / "full"
         place.mkdir()

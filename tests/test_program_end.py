@@ -1,0 +1,81 @@
+"""How train.py ends: exit codes, and one line where something is wrong."""
+
+import io
+import os
+import sys
+import types
+
+import pytest
+from absl import app
+from absl.testing import flagsaver
+
+import train
+from transformer_xl.training.state_store import CheckpointError
+
+
+def nothing():
+    pass
+
+
+def raising(error):
+    def end():
+        raise error
+
+    return end
+
+
+def ended(monkeypatch, set_up, *arguments):
+    """The exit code of a program whose mode does so."""
+    module = types.SimpleNamespace(set_up=set_up)
+    monkeypatch.setattr(train.importlib, "import_module", lambda name: module)
+    with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+        train.main(train.parse_flags(["train.py", "--workdir=run", *arguments]))
+    return end.value.code
+
+
+FULL = OSError("The disk is full.")
+FULL.errno = 28
+
+
+@pytest.mark.parametrize("early", [True, False], ids=["set up", "running"])
+@pytest.mark.parametrize(
+    ("error", "code_early", "code", "said"),
+    [
+        (KeyboardInterrupt(), 130, 130, "interrupted: what was there before is as it was\n"),
+        (FULL, 1, 1, "error: The disk is full.\n"),
+        (FileNotFoundError("There is none."), 2, 1, "error: There is none.\n"),
+        (CheckpointError("It is damaged."), 2, 1, "error: It is damaged.\n"),
+        (BrokenPipeError(32, "Broken pipe"), 141, 141, ""),
+    ],
+    ids=["Ctrl-C", "full", "input", "checkpoint", "pipe"],
+)
+def test_exit_codes(monkeypatch, capsys, error, code_early, code, said, early):
+    set_up = raising(error) if early else lambda: raising(error)
+    assert ended(monkeypatch, set_up, "--mode=eval") == (code_early if early else code)
+    assert capsys.readouterr().err == said
+
+
+def test_training_says_that_nobody_reads(monkeypatch, capsys):
+    """It is no filter: a run that ends early is not to end in silence."""
+    run = raising(BrokenPipeError(32, "Broken pipe"))
+    assert ended(monkeypatch, lambda: run, "--corpus=text") == 1
+    assert "error: [Errno 32] Broken pipe" in capsys.readouterr().err
+
+
+def test_what_was_not_written_when_the_reader_left(monkeypatch):
+    """Lines that wait in the buffer make no noise when Python ends."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with io.TextIOWrapper(os.fdopen(writer, "wb")) as output:
+        monkeypatch.setattr(sys, "stdout", output)
+        assert ended(monkeypatch, lambda: lambda: print("a line"), "--mode=score") == 141
+        output.flush()
+
+
+def test_help_is_no_error(capsys):
+    app.define_help_flags()
+    for flag in ("--help", "--helpshort", "--helpfull"):
+        with flagsaver.flagsaver(), pytest.raises(SystemExit) as end:
+            train.parse_flags(["train.py", flag])
+        assert end.value.code == 0
+        assert capsys.readouterr().out
