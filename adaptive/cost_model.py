@@ -159,6 +159,16 @@ def _time_of_loss(columns, rows, width, batch_size, repeats, dtype, jit_compile)
     return min(times[1:])  # the first one compiles
 
 
+def checked_cost_model(value) -> CostModel:
+    """The cost model, or the default for None; raises ValueError for anything else."""
+    if value is not None and not isinstance(value, CostModel):
+        raise ValueError(
+            f"cost_model must be a CostModel or None. Received: {value!r}. "
+            "measure_cost_model() makes one."
+        )
+    return value or CostModel()
+
+
 def check_positive(**values):
     """Raises ValueError for a setting that is not a positive integer."""
     for name, value in values.items():

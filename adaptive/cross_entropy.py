@@ -9,6 +9,7 @@ targets overflows anything.
 T rows, V columns of the table, m further columns, E width of the rows.
 """
 
+import numbers
 from typing import NamedTuple
 
 import keras
@@ -88,14 +89,14 @@ def linear_cross_entropy(
     bias = None if bias is None else tf.convert_to_tensor(bias)
     targets = check_linear(hidden, table, bias, targets)
     num_classes, width = table.shape
-    if not isinstance(memory_bytes, int) or memory_bytes < 1:
+    if not isinstance(memory_bytes, numbers.Integral) or memory_bytes < 1:
         raise ValueError(f"memory_bytes must be an integer above 0. Received: {memory_bytes!r}.")
     targets, weights = weighted_targets(targets, sample_weight, num_classes)
     inputs = tf.reshape(hidden, [-1, width])
     num_rows = inputs.shape[0] if inputs.shape[0] is not None else tf.shape(inputs)[0]
     multiple = _multiple_of(inputs.dtype)
     chunk_rows = rows_per_chunk(
-        num_rows, num_classes, few=False, logits_bytes=memory_bytes // 2, multiple=multiple
+        num_rows, num_classes, few=False, logits_bytes=int(memory_bytes) // 2, multiple=multiple
     )
     arguments = (inputs, table, bias, targets)
     if training:

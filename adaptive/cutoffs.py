@@ -5,7 +5,14 @@ from typing import NamedTuple
 import numpy as np
 
 from .clusters import Clusters, projected
-from .cost_model import PRODUCTS, CostModel, check_positive, measure_cost_model, works
+from .cost_model import (
+    PRODUCTS,
+    CostModel,
+    check_positive,
+    checked_cost_model,
+    measure_cost_model,
+    works,
+)
 
 __all__ = [
     "Comparison",
@@ -48,7 +55,7 @@ def expected_cost(
     below = _share_below(counts)
     clusters = Clusters(len(below) - 1, cutoffs)
     widths = clusters.widths(hidden_dim if embed_dim is None else embed_dim, div_val)
-    model = cost_model or CostModel()
+    model = checked_cost_model(cost_model)
     has_projection = projected(widths, hidden_dim, None, div_val)
     projections = batch_size * hidden_dim * np.dot(has_projection, widths)
     head = model.seconds(clusters.shortlist + clusters.num_tails, batch_size, widths[0])
@@ -94,7 +101,7 @@ def optimal_cutoffs(
     allowed = _allowed_cutoffs(vocab_size, num_clusters, multiple_of)
     embed_dim = hidden_dim if embed_dim is None else embed_dim
     widths = Clusters(num_clusters, range(1, num_clusters)).widths(embed_dim, div_val)
-    model = cost_model or CostModel()
+    model = checked_cost_model(cost_model)
 
     def tail(i, case, starts, ends):
         rows = batch_size * (below[ends] - below[starts])

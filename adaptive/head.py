@@ -11,8 +11,11 @@ from .clusters import Clusters
 from .cross_entropy import linear_losses, linear_nll
 from .hidden_states import (
     as_targets,
+    check_k,
     check_label_settings,
+    check_sampling,
     check_width,
+    checked_seed,
     examples,
     fitted,
     flat_features,
@@ -227,8 +230,7 @@ class SoftmaxHead(keras.layers.Layer):
         Raises:
           ValueError: as `log_prob`, and for a k outside its range.
         """
-        if not 1 <= k <= self.clusters.vocab_size:
-            raise ValueError(f"k must be from 1 to {self.clusters.vocab_size}. Received: k={k}.")
+        check_k(k, self.clusters.vocab_size)
         return self._search(hidden, int(k), bounds=bounds)
 
     def sample(
@@ -257,20 +259,9 @@ class SoftmaxHead(keras.layers.Layer):
         Raises:
           ValueError: as `log_prob`, and for a value outside its rule.
         """
-        for rule, value, fine in (
-            ("temperature must be at least 0", temperature, temperature >= 0),
-            ("top_k must be at least 1", top_k, top_k is None or top_k >= 1),
-            ("top_p must be above 0 and at most 1", top_p, top_p is None or 0 < top_p <= 1),
-        ):
-            if not fine:
-                raise ValueError(f"{rule}. Received: {value}.")
-        hidden, seed = self._checked(hidden), tf.convert_to_tensor(seed)
-        own = (*hidden.shape[:-1], 2)
-        if tuple(seed.shape) not in ((2,), own) or not seed.dtype.is_integer:
-            raise ValueError(
-                "A seed must be two integers, shape [2], or two for each hidden state. "
-                f"Received: shape {seed.shape}, dtype {seed.dtype}."
-            )
+        check_sampling(temperature, top_k, top_p)
+        hidden = self._checked(hidden)
+        seed = checked_seed(seed, (*hidden.shape[:-1], 2))
         if temperature == 0:
             return self.predict(hidden, bounds, linears)
         features, linears = flat_features(self, hidden), linears or self.linears()

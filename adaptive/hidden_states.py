@@ -91,6 +91,66 @@ def check_label_settings(ignore_index, label_smoothing):
         raise ValueError(f"ignore_index must be an integer or None. Received: {ignore_index!r}.")
 
 
+def check_k(k, vocab_size: int):
+    """Raises ValueError for a number of ids that a vocabulary does not have."""
+    number = _number(k)
+    if not _is_whole(number) or not 1 <= number <= vocab_size:
+        raise ValueError(f"k must be an integer from 1 to {vocab_size}. Received: k={k!r}.")
+
+
+def check_sampling(temperature, top_k, top_p):
+    """Raises ValueError for settings of a draw that are outside their rule."""
+    temperature, top_k, p = _number(temperature), _number(top_k), _number(top_p)
+    for rule, value, fine in (
+        (
+            "temperature must be a number of at least 0",
+            temperature,
+            isinstance(temperature, numbers.Real) and temperature >= 0,
+        ),
+        (
+            "top_k must be an integer of at least 1, or None",
+            top_k,
+            top_k is None or (_is_whole(top_k) and top_k >= 1),
+        ),
+        (
+            "top_p must be a number above 0 and at most 1, or None",
+            p,
+            p is None or (isinstance(p, numbers.Real) and 0 < p <= 1),
+        ),
+    ):
+        if not fine:
+            of_python = " Pass a number of Python." if tf.is_tensor(value) else ""
+            raise ValueError(f"{rule}. Received: {value!r}.{of_python}")
+
+
+def checked_seed(seed, own):
+    """The seed as a tensor `[2]`, or `own`, two numbers for each hidden state.
+
+    Raises:
+      ValueError: for another shape or dtype.
+    """
+    given = tf.constant(0.0) if seed is None else tf.convert_to_tensor(seed)
+    if tuple(given.shape) not in ((2,), own) or not given.dtype.is_integer:
+        received = "None" if seed is None else f"shape {given.shape}, dtype {given.dtype}"
+        raise ValueError(
+            "A seed must be two integers, shape [2], or two for each hidden state. "
+            f"Received: {received}."
+        )
+    return given
+
+
+def _number(value):
+    """What a scalar array or an eager tensor holds; anything else as it is."""
+    held = isinstance(value, np.ndarray) or tf.is_tensor(value)
+    if held and not tf.is_symbolic_tensor(value) and not len(value.shape):
+        return np.asarray(value).item()
+    return value
+
+
+def _is_whole(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def flat_features(head, hidden):
     """Hidden states as `[T, D]` in the head's compute dtype."""
     return tf.cast(tf.reshape(hidden, [-1, head.width]), head.compute_dtype)

@@ -75,6 +75,11 @@ def metric_from(value):
     names = {"accuracy": Accuracy, "acc": Accuracy, "top_k_accuracy": TopKAccuracy}
     if isinstance(value, str) and value in names:
         return names[value]()
+    if isinstance(value, type) and issubclass(value, TopKAccuracy):
+        raise ValueError(
+            "A metric must be an instance, not its class. "
+            f"Received: {value.__name__}. Try: {value.__name__}()."
+        )
     raise ValueError(
         "A metric of Keras would be computed on hidden states, since those are what the model "
         f"returns. Received: {value!r}. Loss and perplexity are always reported; besides there "

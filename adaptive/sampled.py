@@ -3,11 +3,14 @@
 T tokens after flattening, D width of the hidden states, V classes, n sampled classes.
 """
 
+import numbers
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from .clusters import Clusters
+from .cost_model import check_positive
 from .factored import Linear
 from .head import SoftmaxHead
 from .id_order import IdOrder
@@ -99,9 +102,12 @@ class SampledSoftmax(SoftmaxHead):
             )
         # Rows of the kernel are by class: ranks matter to the sampler only.
         super().__init__(input_dim, Clusters(num_classes), None, ignore_index, **kwargs)
-        if not 1 <= num_sampled <= num_classes:
+        if input_dim is not None:
+            check_positive(input_dim=input_dim)
+        if not isinstance(num_sampled, numbers.Integral) or not 1 <= num_sampled <= num_classes:
             raise ValueError(
-                f"num_sampled must be from 1 to num_classes={num_classes}. Received: {num_sampled}."
+                f"num_sampled must be an integer from 1 to num_classes={num_classes}. "
+                f"Received: {num_sampled!r}."
             )
         self.num_sampled = num_sampled
         self.num_classes = num_classes

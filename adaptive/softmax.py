@@ -4,6 +4,7 @@ T tokens after flattening, D width of the hidden states, V vocabulary, C cluster
 embedding width.
 """
 
+import numbers
 import warnings
 
 import keras
@@ -150,7 +151,7 @@ class AdaptiveSoftmax(SoftmaxHead):
         cls,
         counts,
         input_dim,
-        num_clusters=4,
+        num_clusters=None,
         div_val=4,
         batch_size=1024,
         cost_model=None,
@@ -164,7 +165,8 @@ class AdaptiveSoftmax(SoftmaxHead):
         Args:
           counts: `[V]`, how often each id occurs in training.
           input_dim: width of the hidden states.
-          num_clusters: the head and the tails together.
+          num_clusters: the head and the tails together; None for 4, or for as many as there are
+            words and as the width of the first table allows, divided by `div_val` for each tail.
           div_val: as of the layer.
           batch_size: tokens in a training step.
           cost_model: what the device takes; None means `CostModel()`, see `measure_cost_model`.
@@ -183,6 +185,9 @@ class AdaptiveSoftmax(SoftmaxHead):
             "batch_size": batch_size,
             "cost_model": cost_model,
         }
+        if num_clusters is None:
+            width = kwargs.get("embed_dim") or input_dim
+            num_clusters = _usual_clusters(width, div_val, counts.size)
         cutoffs = optimal_cutoffs(counts, num_clusters, input_dim, div_val, **settings)
         comparison = compare_with_full_softmax(counts, cutoffs, input_dim, div_val, **settings)
         if comparison.speedup < 1:
@@ -299,6 +304,16 @@ class AdaptiveSoftmax(SoftmaxHead):
     @classmethod
     def from_config(cls, config):
         return cls(**{**config, "tied_to": tied_layer_from(config["tied_to"], cls.__name__)})
+
+
+def _usual_clusters(embed_dim, div_val, vocab_size) -> int:
+    """How many clusters, at most 4, have words, and tables of at least one column."""
+    fitting = 1
+    # What is no number at all is refused with the cutoffs.
+    numbers_given = all(isinstance(one, numbers.Real) for one in (embed_dim, div_val))
+    while numbers_given and fitting < min(4, vocab_size) and embed_dim >= div_val**fitting:
+        fitting += 1
+    return fitting
 
 
 def _tensor(weight):
