@@ -5,6 +5,8 @@ import math
 import os
 from collections.abc import Callable
 
+from absl import flags as absl_flags
+
 import flags
 from data_utils import EvalSegments, PreparedCorpus, open_prepared, unigram_nll
 from modes.run_inputs import (
@@ -34,6 +36,8 @@ from transformer_xl.training.workdir import check_writable, write_atomically
 
 def set_up():
     """Checks what can be checked; returns what runs then."""
+    # Before a run's flags stand in: what trained with it is evaluated with it.
+    length_is_given = bool(absl_flags.FLAGS["eval_segment_length"].present)
     if flags.INIT_FROM.value is None:
         directory, record = recorded_run()
         check_writable(directory, parts=())
@@ -58,6 +62,8 @@ def set_up():
             f"--split must be one that the corpus has: {', '.join(data.splits)}. "
             f"Received: {flags.SPLIT.value}."
         )
+    if length_is_given:
+        check_segment_length(config, data, splits, config.eval_batch_size)
 
     def run():
         evaluator = Evaluator(model, config, lengths, eval_batches(data))
@@ -69,6 +75,26 @@ def set_up():
         write_results(directory, data.name, results, settings_line(evaluator.settings))
 
     return run
+
+
+def check_segment_length(config, data, splits, streams: int):
+    """Refuses segments of evaluation that no stream fills, which would be computed on filler.
+
+    Args:
+      config: the `TrainConfig`.
+      data: the `PreparedCorpus`.
+      splits: that are evaluated.
+      streams: which a split is cut into; 1 for the least that can be asked for.
+
+    Raises:
+      ValueError: if they are given, and longer than all streams.
+    """
+    longest = max(-(-len(data.arrays[split]) // streams) for split in splits)
+    if config.eval_segment_length is not None and config.eval_segment_length > longest:
+        raise ValueError(
+            f"eval_segment_length must be at most {longest}, the longest of {streams} streams of "
+            f"{' and '.join(splits)}. Received: {config.eval_segment_length}."
+        )
 
 
 def write_results(directory: str, name: str, results: dict, settings: str):

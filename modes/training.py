@@ -11,7 +11,7 @@ import flags
 from data_utils import TrainSegments
 from flag_groups.inspection import DRY_RUN, PROFILE_STEPS
 from modes import dry_run
-from modes.evaluation import eval_batches, split_report
+from modes.evaluation import check_segment_length, eval_batches, split_report
 from modes.generation import continued
 from modes.lost_workers import lost_workers_end_the_run
 from modes.run_inputs import chosen_cutoffs, given_weights, model_settings, prepared
@@ -86,6 +86,7 @@ def _set_up(directory, train_config, replicas):
     if record is None:
         chosen = chosen_cutoffs(data, model_config, train_config, tell)
     model_config = flags.model_config(data.vocabulary.size, chosen)
+    check_segment_length(train_config, data, data.splits[1:], 1)
     segments = TrainSegments(
         data.arrays["train"],
         train_config.batch_size,

@@ -1,6 +1,7 @@
 """The loss by frequency band and by position: sums that add up, whatever the batch size."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -261,3 +262,13 @@ def test_results_that_cannot_be_written_are_shown(tmp_path, monkeypatch, capsys)
         evaluation.write_results(str(tmp_path / "gone"), "text", {}, "its settings")
     shown = capsys.readouterr().out.split("\n")
     assert shown[:3] == ["where the loss is", "the perplexity", "with its settings"]
+
+
+def test_segments_longer_than_all_streams_are_refused():
+    arrays = {"train": np.zeros(900), "valid": np.zeros(40), "test": np.zeros(61)}
+    data, splits = types.SimpleNamespace(arrays=arrays), ("valid", "test")
+    evaluation.check_segment_length(TrainConfig(segment_length=100), data, splits, 2)
+    evaluation.check_segment_length(TrainConfig(eval_segment_length=31), data, splits, 2)
+    message = "must be at most 31, the longest of 2 streams of valid and test. Received: 32"
+    with pytest.raises(ValueError, match=message):
+        evaluation.check_segment_length(TrainConfig(eval_segment_length=32), data, splits, 2)

@@ -183,6 +183,7 @@ def test_started_again_it_goes_on(text, trained, tmp_path, monkeypatch):
         (["--dropout=1"], "dropout must be"),
         (["--div_val=0"], "div_val must be at least 1"),
         (["--batch_size=100000"], "batch_size"),
+        (["--eval_segment_length=100000"], "eval_segment_length must be .*Received: 100000"),
         (["--same_length", "--memory_length=0"], "same_length"),
         (["--mode=generate"], "holds no run"),
         (["--mode=eval"], "holds no run"),
