@@ -36,12 +36,14 @@ from transformer_xl.training.workdir import check_writable, write_atomically
 
 def set_up():
     """Checks what can be checked; returns what runs then."""
-    # Before a run's flags stand in: what trained with it is evaluated with it.
+    # Before a run's flags stand in.
     length_is_given = bool(absl_flags.FLAGS["eval_segment_length"].present)
     if flags.INIT_FROM.value is None:
         directory, record = recorded_run()
         check_writable(directory, parts=())
         config = resolve_precision(flags.train_config(), record.train)
+        # What trained with it is evaluated with it, also where its recipe is given again.
+        length_is_given &= config.eval_segment_length != record.train.eval_segment_length
         lengths = evaluation_lengths(record.model, config)
         data = open_prepared(os.path.join(directory, "data"))
         record.check_data(directory, {"corpus": data.name, "fingerprint": data.fingerprint})

@@ -90,8 +90,12 @@ def test_model_config_refuses(changes, message):
         ({"clip_norm": -0.5}, "clip_norm must be at least 0. Received: -0.5"),
         *(
             ({name: value}, f"^{name} must be finite, and at most 3.4e.38. Received: {value}")
-            for name in ("clip_norm", "max_loss_rise", "loss_scale")
-            for value in (math.nan, math.inf)
+            for name, value in (
+                ("clip_norm", math.nan),
+                ("max_loss_rise", math.nan),
+                ("loss_scale", math.nan),
+                ("loss_scale", math.inf),
+            )
         ),
         ({"learning_rate": math.inf}, "learning_rate must be finite.*Received: inf"),
         ({"learning_rate": 1e300}, "learning_rate must be finite, .*Received: 1e.300"),
@@ -102,6 +106,12 @@ def test_model_config_refuses(changes, message):
 def test_train_config_refuses(changes, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**changes)
+
+
+@pytest.mark.parametrize("name", ["clip_norm", "max_loss_rise"])
+def test_infinity_is_no_bound(name):
+    """Runs that were recorded with it can be read."""
+    assert getattr(TrainConfig(**{name: math.inf}), name) == math.inf
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,7 @@ def hidden_and_slopes(model, memory):
     """The hidden states of a training call, and the gradient of their cubes' sum in each weight."""
     weights = [variable.value for block in model.blocks for variable in block.trainable_variables]
     with tf.GradientTape() as tape:
-        hidden, after = model(TOKENS, memory, training=True)
+        hidden, after = model(TOKENS, memory, training=True, one_trace=True)
         total = tf.reduce_sum(tf.cast(hidden, tf.float32) ** 3)
     return hidden, after.hidden, tape.gradient(total, weights)
 
@@ -93,10 +93,35 @@ def test_a_kind_is_one_function_forward_and_one_backward():
     assert (sizes[4] - sizes[2]) / 2 < 120
 
 
-def test_without_training_blocks_are_called_as_they_are():
+def test_only_where_it_is_asked_for():
     model = model_of(num_layers=2)
-    graph = tf.function(lambda: model(TOKENS, training=False)[0]).get_concrete_function().graph
-    assert calls(graph) == []
+
+    def found(**named):
+        def hidden():
+            return model(TOKENS, training=True, **named)[0]
+
+        return calls(tf.function(hidden, autograph=False).get_concrete_function().graph)
+
+    assert found() == []
+    assert found(one_trace=True) == [2, 2]
+
+
+def test_elsewhere_there_are_second_derivatives():
+    model = model_of(num_layers=1, dropout=0.0, attention_dropout=0.0)
+    kernel = model.blocks[0].inner.query_kernel.value
+
+    def slope_of_slopes():
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                total = tf.reduce_sum(model(TOKENS, training=True)[0] ** 3)
+            slopes = inner.gradient(total, kernel)
+            length = tf.reduce_sum(slopes**2)
+        return outer.gradient(length, kernel)
+
+    eager = slope_of_slopes().numpy()
+    assert np.abs(eager).max() > 0
+    graph = tf.function(slope_of_slopes, autograph=False)().numpy()
+    assert np.linalg.norm(graph - eager) <= 1e-4 * np.linalg.norm(eager)
 
 
 def test_weights_that_stand_in_for_the_models_are_those_used():
@@ -107,7 +132,7 @@ def test_weights_that_stand_in_for_the_models_are_those_used():
 
     @tf.function(autograph=False)
     def call(others):
-        return model.stateless_call(others, state, TOKENS, training=True)[0][0]
+        return model.stateless_call(others, state, TOKENS, training=True, one_trace=True)[0][0]
 
     found = call(others)
     for variable, value in zip(model.trainable_variables, others, strict=True):

@@ -281,7 +281,7 @@ class TrainConfig:
             )
         if self.seed > LARGEST_SEED:
             raise ValueError(f"seed must be from 0 to {LARGEST_SEED}. Received: {self.seed}.")
-        finite(self)
+        finite(self, but=("clip_norm", "max_loss_rise"))
 
 
 def evaluation_lengths(model: ModelConfig, train: TrainConfig) -> dict:

@@ -31,10 +31,17 @@ def whole(config, name: str, bound):
         raise ValueError(f"{name} must be an integer of at least {bound}. Received: {value!r}.")
 
 
-def finite(config):
-    """Refuses fields that are no number, infinite, or so in float32."""
+def finite(config, but: tuple[str, ...] = ()):
+    """Refuses fields that are no number, infinite, or so in float32.
+
+    Args:
+      config: a dataclass.
+      but: names of bounds, which may be infinite: those of runs before were.
+    """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
+        if field.name in but and value == math.inf:
+            continue
         if isinstance(value, float) and not (math.isfinite(value) and abs(value) <= LARGEST_FLOAT):
             raise ValueError(
                 f"{field.name} must be finite, and at most {LARGEST_FLOAT:g}. Received: {value}."

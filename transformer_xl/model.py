@@ -15,13 +15,13 @@ from transformer_xl import cache as cache_lib
 from transformer_xl import memory as memory_lib
 from transformer_xl import new_cache
 from transformer_xl import positions as positions_lib
-from transformer_xl.block import make_blocks, normal, rematerialized
+from transformer_xl.block import make_blocks, normal
 from transformer_xl.config import ModelConfig, check_lengths
 from transformer_xl.dropout import dropout, step_seed
 from transformer_xl.generate import generate
 from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.memory import Memory
-from transformer_xl.one_trace import OneTrace
+from transformer_xl.one_trace import callables
 from transformer_xl.shapes import shape_of
 
 # The blocks' sites for dropout begin after these.
@@ -55,6 +55,7 @@ class TransformerXL(HeadTraining, keras.Model):
         how long each is, for the numbers that a call for each would give. None for one.
       embedded: what `embedding(tokens)` gave, where a caller differentiates it apart; None to
         compute it.
+      one_trace: in a graph, whether blocks of a kind are traced once, for first derivatives only.
 
     Returns:
       The pair (hidden states `[B, L, D]` in the compute dtype, the next `Memory`).
@@ -85,13 +86,8 @@ class TransformerXL(HeadTraining, keras.Model):
             "embeddings_initializer": normal(config.init_stddev),
             "kernel_initializer": normal(config.projection_init_stddev),
         }
-        self.embedding = AdaptiveEmbedding(
-            config.vocab_size,
-            config.model_dim,
-            name="embedding",
-            **tables,
-            **shared,
-        )
+        sizes = (config.vocab_size, config.model_dim)
+        self.embedding = AdaptiveEmbedding(*sizes, name="embedding", **tables, **shared)
         self.blocks = make_blocks(config, _FIRST_BLOCK_SITE, self.dtype_policy)
         self.final_norm = None
         if config.final_norm:
@@ -201,6 +197,7 @@ class TransformerXL(HeadTraining, keras.Model):
         same_length=None,
         embedded=None,
         segment_length=None,
+        one_trace=False,
     ):
         config = self.config
         clamp_length = config.clamp_length if clamp_length is None else clamp_length
@@ -226,10 +223,7 @@ class TransformerXL(HeadTraining, keras.Model):
 
         inputs = []
         again = bool(config.rematerialize and training)
-        trace = None if tf.executing_eagerly() or not training else OneTrace(self.blocks, again)
-        for block in self.blocks:
-            run = rematerialized(block) if again else block
-            run = run if trace is None else trace.of(block)
+        for block, run in zip(self.blocks, callables(self.blocks, again, one_trace)):
             if block.attends:
                 remembered = memory.hidden[len(inputs)]
                 inputs.append(hidden)
@@ -302,7 +296,8 @@ class TransformerXL(HeadTraining, keras.Model):
 
         Args:
           outside_xla: as in the head's `loss`.
-          **named: `clamp_length`, `same_length`, `embedded`, as in a call; the rest as in `loss`.
+          **named: `clamp_length`, `same_length`, `embedded`, `one_trace`, as in a call; the rest
+            as in `loss`.
 
         Returns:
           The triple (nats, float32 scalar; nats of each target, float32 `[B, L]`, without a

@@ -12,6 +12,21 @@ from transformer_xl.dropout import counter
 from transformer_xl.substitutes import in_place_of, tensors_of
 
 
+def callables(blocks, rematerialize: bool, one_trace: bool) -> list:
+    """A function for each block, with its arguments and result.
+
+    Args:
+      blocks: `DecoderBlock`s, built.
+      rematerialize: whether they are computed again in the backward pass.
+      one_trace: whether those of a kind are traced once, see `OneTrace`; without meaning in eager
+        calls.
+    """
+    if one_trace and not tf.executing_eagerly():
+        trace = OneTrace(blocks, rematerialize)
+        return [trace.of(block) for block in blocks]
+    return [rematerialized(block) for block in blocks] if rematerialize else list(blocks)
+
+
 class OneTrace:
     """Calls blocks through functions that have their weights as arguments, one for each kind.
 
@@ -19,7 +34,9 @@ class OneTrace:
     the graph has a call only. Before it runs the graph each call is replaced by what the function
     does, so that a step is the same.
 
-    Of one trace of a model: to be made anew for each, and where TensorFlow builds a graph.
+    Of one trace of a model: to be made anew for each, and where TensorFlow builds a graph. There
+    are first derivatives only, since gradients that are given with a block's operations know
+    tensors of the function. What a block adds to its losses is not collected.
 
     Args:
       blocks: `DecoderBlock`s, built; those of a kind differ by their weights and sites only.

@@ -104,6 +104,7 @@ def _of_part(model, tokens, targets, shares, memory, outside_xla):
             training=True,
             outside_xla=outside_xla,
             embedded=embedded,
+            one_trace=True,
         )
     variables = [variable.value for variable in model.trainable_variables]
     to_embedded, *gradients = tape.gradient(loss, [embedded, *variables])
