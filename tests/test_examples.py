@@ -192,7 +192,7 @@ def test_sessions_follow_the_rule():
             ["--num_items=50", "--steps=10", "--cutoffs=9,3"],
             "Cutoffs must rise",
         ),
-        (product_recommender, ["--num_items=50", "--steps=10"], "num_sampled must be from 1 to"),
+        (product_recommender, ["--num_items=50", "--steps=10"], "num_sampled must be an integer from 1 to"),
     ],
 )
 def test_bad_flags_end_in_one_line(example, flags, message, capsys):
@@ -209,7 +209,7 @@ def test_bad_flags_end_in_one_line(example, flags, message, capsys):
         ("--cutoffs=17,5", "Cutoffs must rise"),
         (
             "--head=sampled --num_sampled=40",
-            f"num_sampled must be from 1 to num_classes={VOCAB_SIZE}",
+            f"num_sampled must be an integer from 1 to num_classes={VOCAB_SIZE}",
         ),
         ("--batch_size=9999", "batch_size streams"),
     ],
