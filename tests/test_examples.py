@@ -192,7 +192,11 @@ def test_sessions_follow_the_rule():
             ["--num_items=50", "--steps=10", "--cutoffs=9,3"],
             "Cutoffs must rise",
         ),
-        (product_recommender, ["--num_items=50", "--steps=10"], "num_sampled must be an integer from 1 to"),
+        (
+            product_recommender,
+            ["--num_items=50", "--steps=10"],
+            "num_sampled must be an integer from 1 to",
+        ),
     ],
 )
 def test_bad_flags_end_in_one_line(example, flags, message, capsys):
