@@ -24,7 +24,14 @@ def normalised(weights, context):
 
 
 def summed_gradients(
-    model, tokens, targets, shares, memory: Memory, parts: int, outside_xla: bool = False
+    model,
+    tokens,
+    targets,
+    shares,
+    memory: Memory,
+    parts: int,
+    outside_xla: bool = False,
+    one_trace: bool = False,
 ):
     """The loss, its gradients, and the memory after.
 
@@ -35,6 +42,7 @@ def summed_gradients(
       memory: the `Memory` before.
       parts: A, in which the rows go through the model one after another.
       outside_xla: True where XLA surely does not compile the caller.
+      one_trace: as in a call of the model.
 
     Returns:
       The float32 scalar sum of shares times nats; the gradients of the model's trainable
@@ -43,8 +51,9 @@ def summed_gradients(
     Raises:
       ValueError: if B is not divisible by A.
     """
+    settings = {"outside_xla": outside_xla, "one_trace": one_trace}
     if parts == 1:
-        return _of_part(model, tokens, targets, shares, memory, outside_xla)
+        return _of_part(model, tokens, targets, shares, memory, settings)
     batch_size = tokens.shape[0]
     if batch_size % parts:
         raise ValueError(
@@ -69,7 +78,7 @@ def summed_gradients(
         before = tf.nest.map_structure(
             lambda value, whole: tf.ensure_shape(value, (rows, *whole.shape[1:])), before, memory
         )
-        more, added, new_sums, after = _of_part(model, tokens, targets, shares, before, outside_xla)
+        more, added, new_sums, after = _of_part(model, tokens, targets, shares, before, settings)
         gradients = [old + new for old, new in zip(gradients, added)]
         after = [array.write(part, v) for array, v in zip(written, tf.nest.flatten(after))]
         return part + 1, loss + more, gradients, sums + new_sums, after
@@ -89,7 +98,7 @@ def summed_gradients(
     return loss, gradients, sums, tf.nest.pack_sequence_as(memory, after)
 
 
-def _of_part(model, tokens, targets, shares, memory, outside_xla):
+def _of_part(model, tokens, targets, shares, memory, settings):
     # The embedding is differentiated apart: its gradient is a few rows of tables that the softmax,
     # where it is tied, has a dense gradient of. One tape for both would make the rows dense first.
     with tf.GradientTape() as embedding_tape:
@@ -102,13 +111,13 @@ def _of_part(model, tokens, targets, shares, memory, outside_xla):
             shares,
             memory,
             training=True,
-            outside_xla=outside_xla,
             embedded=embedded,
-            one_trace=True,
+            **settings,
         )
     variables = [variable.value for variable in model.trainable_variables]
     to_embedded, *gradients = tape.gradient(loss, [embedded, *variables])
     of_embedding = embedding_tape.gradient(embedded, variables, output_gradients=to_embedded)
+    outside_xla = settings["outside_xla"]
     gradients = [_dense_sum(one, other, outside_xla) for one, other in zip(gradients, of_embedding)]
     return loss, gradients, cluster_sums(model.head.clusters, targets, shares, each), after
 

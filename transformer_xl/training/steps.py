@@ -73,8 +73,9 @@ def make_train_step(
     outside_xla = _outside_xla(jit_compile)
 
     def local(tokens, targets, shares, memory):
-        parts = (accumulate_steps, outside_xla)
-        return summed_gradients(model, tokens, targets, shares, memory, *parts)
+        # XLA takes many times as long to compile what is traced once.
+        settings = (accumulate_steps, outside_xla, not jit_compile)
+        return summed_gradients(model, tokens, targets, shares, memory, *settings)
 
     def update(strategy, gradients, learning_rate, verdict):
         first = [strategy.experimental_local_results(value)[0] for value in verdict]
