@@ -13,6 +13,7 @@ import tensorflow as tf
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.block import FeedForward
 from transformer_xl.substitutes import in_place_of, tensors_of
+from transformer_xl.training import steps
 
 B, L, M, V = 2, 5, 3, 31
 SETTINGS = {
@@ -104,6 +105,21 @@ def test_only_where_it_is_asked_for():
 
     assert found() == []
     assert found(one_trace=True) == [2, 2]
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_training_step_asks_for_it_where_xla_does_not_compile_it(monkeypatch, jit_compile):
+    class AskedError(Exception):
+        pass
+
+    def asked(model, *given):
+        raise AskedError(given[-1])
+
+    monkeypatch.setattr(steps, "summed_gradients", asked)
+    model = model_of(num_layers=1)
+    step = steps.make_train_step(model, keras.optimizers.SGD(), jit_compile=jit_compile)
+    with pytest.raises(AskedError, match=str(not jit_compile)):
+        step(TOKENS, TOKENS, tf.ones([B, L]), model.initial_memory(B))
 
 
 def test_elsewhere_there_are_second_derivatives():
