@@ -33,7 +33,7 @@ test: $(READY)
 	$(RUN) -m pytest -n 2 --dist loadfile -m "not slow"
 
 slow: $(READY)
-	$(RUN) -m pytest -m slow
+	XLA_FLAGS="$(XLA_FLAGS)" $(RUN) -m pytest -m slow
 
 lint: $(READY)
 	$(RUN) -m ruff check .

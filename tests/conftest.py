@@ -8,6 +8,9 @@ from unittest import mock
 
 # Before TensorFlow is imported: the tests are for any machine, and say nothing about its GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# XLA's own passes all run; LLVM translates their programs, each of which runs a few times, as they
+# are. That takes a fifth of the time of tests that compile. `make slow` leaves LLVM its own ways.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras
 import pytest
@@ -53,6 +56,19 @@ def _fresh_seed():
     is_set = tf.compat.v1.get_seed(0)[0] == SEED
     with mock.patch.object(tf.random, "set_seed") if is_set else contextlib.nullcontext():
         keras.utils.set_random_seed(SEED)
+
+
+@pytest.fixture(scope="module")
+def graphs_as_written():
+    """TensorFlow runs graphs as they were traced, without the time that its optimisers take.
+
+    For modules of many small graphs that run a few times. Golden numbers, training curves, steps
+    and whole runs are of optimised ones.
+    """
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+    yield
+    tf.config.optimizer.set_experimental_options(before)
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,8 @@ from transformer_xl.training.breakdown_report import (
 from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.steps import make_eval_step
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 IDS = np.random.default_rng(3).zipf(1.3, 150).clip(max=120).astype("int32") - 1
 LENGTH = 7
 

@@ -17,6 +17,8 @@ from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.steps import nll_in_turn
 from transformer_xl.turned_kernels import turned_kernels
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 CONFIG = ModelConfig(
     vocab_size=23,
     num_layers=2,

@@ -11,6 +11,8 @@ from transformer_xl.training.cluster_losses import cluster_report, cluster_sums
 from transformer_xl.training.optimizer import make_optimizer
 from transformer_xl.training.steps import make_train_step
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 B, L, V, CUTOFFS = 4, 6, 30, (5, 12)
 
 

@@ -14,6 +14,8 @@ import tensorflow as tf
 
 import adaptive
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 V, D, B, L = 31, 12, 4, 6
 CUTOFFS = (7, 19)
 ORDER = np.random.default_rng(0).permutation(V).tolist()
@@ -325,9 +327,7 @@ def trained(name, strategy):
             model = keras.Sequential([layer, keras.layers.Dense(1)])
             model.compile(keras.optimizers.SGD(0.5), "mse")
         else:
-            model = layer
-            if name in HEADS:
-                model = adaptive.SoftmaxModel(Identity(), layer)
+            model = adaptive.SoftmaxModel(Identity(), layer) if name in HEADS else layer
             model.compile(keras.optimizers.SGD(0.5))
     inputs = np.concatenate([row.inputs, row.inputs[::-1]])
     targets = np.concatenate([TARGETS, TARGETS[::-1]])

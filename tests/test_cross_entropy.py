@@ -10,6 +10,8 @@ import tensorflow as tf
 from adaptive import cross_entropy
 from adaptive.cross_entropy import Rows, linear_loss, linear_losses, linear_nll
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 T, V, E = 37, 23, 5
 SCALE = 3.5  # of the total that a fused loss ends up in
 # Runs of the permutation, with respect to chunks of 8 rows: (start, count).

@@ -18,7 +18,9 @@ from transformer_xl import ModelConfig
 from transformer_xl.auto_cutoffs import auto_cutoffs
 from transformer_xl.training.evaluate import EvalResult
 
-pytestmark = pytest.mark.usefixtures("short_evaluation_steps", "without_samples")
+pytestmark = pytest.mark.usefixtures(
+    "graphs_as_written", "short_evaluation_steps", "without_samples"
+)
 
 TINY = [a for a in SMALL if not a.startswith(("--cutoffs", "--vocabulary_min", "--max_steps"))]
 TINY += ["--max_steps=2", "--eval_steps=1"]

@@ -17,6 +17,8 @@ from adaptive.search import search
 from tests.reference import heads as oracle
 from tests.test_head_properties import SEEDS, close, draw_case, oracle_weights, randomize
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 DRAWS = 20_000
 
 

@@ -13,6 +13,8 @@ import tensorflow as tf
 
 from transformer_xl import ModelConfig, TransformerXL
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 CONFIG = ModelConfig(
     vocab_size=23,
     num_layers=2,

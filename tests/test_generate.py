@@ -15,6 +15,8 @@ from transformer_xl import ModelConfig, TransformerXL, decoding
 from transformer_xl.decoding import Decoder, Sampling
 from transformer_xl.generate import _row_seeds, generate, stream
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 VOCAB = 11
 CONFIG = ModelConfig(
     vocab_size=VOCAB,

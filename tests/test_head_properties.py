@@ -18,6 +18,8 @@ import adaptive
 from adaptive import AdaptiveEmbedding, cross_entropy
 from tests.reference import heads as oracle
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 # A part of the cases finds most of what they all find; `make slow` runs the others.
 SEEDS = [seed if seed < 12 else pytest.param(seed, marks=pytest.mark.slow) for seed in range(40)]
 

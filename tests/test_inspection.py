@@ -9,7 +9,9 @@ from tests.test_train import SMALL, run, snapshot, text
 from transformer_xl.training.best_choice import choose_best
 from transformer_xl.training.profile import profile_range
 
-pytestmark = pytest.mark.usefixtures("short_evaluation_steps", "without_samples")
+pytestmark = pytest.mark.usefixtures(
+    "graphs_as_written", "short_evaluation_steps", "without_samples"
+)
 
 __all__ = ["text"]  # a fixture
 

@@ -11,6 +11,8 @@ import tensorflow as tf
 import adaptive
 from adaptive import cross_entropy, linear_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 B, L, D, V = 3, 5, 7, 23
 
 

@@ -17,6 +17,8 @@ from tests.reference import adaptive as adaptive_oracle
 from tests.reference import transformer_xl as oracle
 from transformer_xl import ModelConfig, TransformerXL
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 CONFIG = ModelConfig(
     vocab_size=23,
     num_layers=2,

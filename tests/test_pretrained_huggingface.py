@@ -23,6 +23,8 @@ from transformer_xl.pretrained import (
 from transformer_xl.pretrained.torch_files import load_torch_file
 from transformer_xl.safetensors_files import load_safetensors, save_safetensors
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 CASES = sorted(
     path.stem.removeprefix("huggingface_")
     for path in golden.DIRECTORY.glob("huggingface_*.npz")

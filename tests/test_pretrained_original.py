@@ -20,6 +20,8 @@ from transformer_xl.pretrained import (
 from transformer_xl.pretrained.original_settings import divisor
 from transformer_xl.pretrained.torch_files import load_torch_file
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 LENGTH = 7
 TENSORFLOW = ("div4", "div1_shared_biases")
 PYTORCH = ("div4", "div1")

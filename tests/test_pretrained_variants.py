@@ -19,6 +19,8 @@ from transformer_xl.pretrained import (
     original_tensorflow,
 )
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 SIZES = dict(vocab_size=50, d_model=12, n_head=3, d_head=5, d_inner=10, n_layer=2, mem_len=6)
 EDGES = [0, 10, 30, 50]
 VARIANTS = {

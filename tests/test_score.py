@@ -14,7 +14,7 @@ from tests.golden_files import unpack
 from transformer_xl.pretrained import load_huggingface
 from transformer_xl.score import make_score_step, score_alone, score_in_context
 
-pytestmark = pytest.mark.usefixtures("short_evaluation_steps")
+pytestmark = pytest.mark.usefixtures("graphs_as_written", "short_evaluation_steps")
 
 LENGTH = 5
 SETTINGS = [f"--eval_segment_length={LENGTH}", "--jit_compile=false"]

@@ -12,6 +12,8 @@ import tensorflow as tf
 from adaptive.cross_entropy import linear_loss, linear_nll
 from tests.test_cross_entropy import E, T, draw, log_softmax, tensors
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 WRAP = pytest.mark.parametrize(
     "wrap", [lambda f: f, functools.partial(tf.function, autograph=False)], ids=["eager", "graph"]
 )

@@ -6,6 +6,8 @@ import tensorflow as tf
 
 from adaptive import AdaptiveSoftmax, linear_cross_entropy
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 WIDTH = 7
 
 

@@ -15,6 +15,8 @@ import tensorflow as tf
 from adaptive import AdaptiveEmbedding, AdaptiveSoftmax, cross_entropy
 from tests.reference import adaptive as oracle
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 D, SHAPE = 19, (3, 7)
 V, CUTOFFS = 31, (3, 24)  # of the tests that need no table
 

@@ -21,6 +21,8 @@ from adaptive import (
     TopKAccuracy,
 )
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 V, D, L, N = 29, 8, 5, 11
 CUTOFFS = (7,)
 rng = np.random.default_rng(3)

@@ -12,6 +12,8 @@ import pytest
 
 from adaptive import AdaptiveEmbedding, AdaptiveSoftmax, SampledSoftmax, SoftmaxModel
 
+pytestmark = pytest.mark.usefixtures("graphs_as_written")
+
 X = np.random.default_rng(0).integers(0, 30, (4, 7))
 Y = np.random.default_rng(1).integers(0, 30, (4, 7))
 OPTIONS = {"cutoffs": [5, 15, 25], "div_val": 2}
