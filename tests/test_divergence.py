@@ -67,6 +67,23 @@ def test_a_run_that_goes_back_reads_later_batches(tmp_path):
     assert "Going back to step 6" in run.output.getvalue()
 
 
+def test_a_run_that_goes_back_twice_reads_nothing_again(tmp_path):
+    """Both times to step 6, whose checkpoint knows nothing of what was left out the first time."""
+    config = changed(max_bad_steps=2, on_divergence="restore", max_steps=9)
+    read = []
+
+    def batch_with_nan(place):
+        if place != 100:  # the validation's
+            read.append(place)
+        return poisoned(7, 8, 10, 11)(place)
+
+    run = Run(tmp_path, config, batch=batch_with_nan)
+    assert run.done
+    assert read == list(range(15))
+    assert int(machine().state.variables["batches_left_out"]) == 6
+    assert run.output.getvalue().count("Going back to step 6") == 2
+
+
 def test_what_was_the_best_remains_so_when_a_run_goes_back(tmp_path):
     """The validation of step 8 had the lowest loss; those after going back are higher."""
     config = changed(max_bad_steps=1, on_divergence="restore", max_steps=9)

@@ -110,6 +110,7 @@ def train(
                 memory = start
             if in_document is not None:
                 memory = replicas.cut(memory, in_document(step + left_out))
+            read[0] = step + left_out + 1
             memory, metrics = train_step(*replicas.split(tuple(batch)), memory)
             step += 1
             pending.append(metrics)
@@ -153,11 +154,10 @@ def train(
                 return False
             if step >= config.max_steps:
                 break
-            reached[0] = step
         return True
 
     step, memory = restored()
-    reached, returns, watch = [step], 0, watched()
+    read, returns, watch = [0], 0, watched()
     while True:
         try:
             return steps_from(step, memory)
@@ -166,8 +166,9 @@ def train(
             returns += 1
             if config.on_divergence == "stop" or returns > _MOST_RETURNS or step == 0:
                 raise
-            # What was read on the way is not read again.
-            state.batches_left_out.assign_add(reached[0] + 1 - step)
+            # What was read on the way is not read again; the count in the checkpoint is from
+            # before, also before what was left out when the run went back there the last time.
+            state.batches_left_out.assign(read[0] - step)
             state.restart_counts()
             reporter.go_back(step)
             watch = watched()
