@@ -207,7 +207,8 @@ class _Bytes(BlockEncoder):
         self._counts[split] += np.bincount(ids, minlength=256)
         # A character has one byte that is none of UTF-8's continuations.
         num_characters = int(np.count_nonzero((ids & 0xC0) != 0x80))
-        num_words = len(block.data.split()) + block.data.count(b"\n")
+        # Of the text: bytes.split knows ASCII's white space only, and kinds must compare.
+        num_words = _num_words(block.data.decode("utf-8", errors="replace"))
         return ids, Measures(len(ids), num_characters, num_words)
 
     def types(self) -> Types:

@@ -103,6 +103,18 @@ def test_nothing_is_lost(tmp_path, small_blocks, kind):
             assert len(text) == prepared.num_characters[split]
 
 
+def test_kinds_of_vocabularies_count_the_same_words(tmp_path):
+    """By `str.split`, also between white space that bytes do not know: perplexities compare."""
+    line = "« Où ?\u00a0» dit-il\u00a0:\u3000日本\u2028語 a\x1fb\x85c\n"
+    folder = folder_of(tmp_path / "x", train=line * 30, valid=line, test=line)
+    corpus = load_corpus("wikitext2", folder)
+    for kind in VOCABULARY_KINDS:
+        sizes = {"max_size": 280} if kind == "sentencepiece" else {}
+        prepared = prepare(corpus, tmp_path / kind, vocabulary=kind, **sizes)
+        assert prepared.num_words["train"] == 30 * (len(line.split()) + 1), kind
+        assert prepared.num_characters["train"] == 30 * len(line), kind
+
+
 def test_bytes_that_are_no_text(tmp_path, small_blocks):
     generator = random.Random(7)
     splits = {s: generator.randbytes(300) for s in ("train", "valid", "test")}
