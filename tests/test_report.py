@@ -4,11 +4,14 @@ import gc
 import io
 import json
 
+import numpy as np
 import pytest
 import tensorflow as tf
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.test_loop import CONFIG, Run, batch, curve
+from transformer_xl import TrainConfig
 from transformer_xl.training.memory_use import memory_use
 from transformer_xl.training.report import Reporter
 
@@ -72,3 +75,26 @@ def test_memory_in_use_is_the_process_own():
     after = memory_use()["memory_gb"]
     assert 0.19 < after - before < 0.3
     del held
+
+
+def test_a_report_of_segments_of_several_lengths_is_per_token(tmp_path):
+    """The sum over all tokens, divided once; not the mean of the means of short and long steps."""
+    lengths = (5, 2, 2, 5, 2)
+
+    def shortened(step):
+        return tuple(part[:, : lengths[step % 5]] for part in batch(step))
+
+    reports = {}
+    for every in (1, 5):
+        (tmp_path / str(every)).mkdir()
+        config = TrainConfig(**{**CONFIG.__dict__, "max_steps": 5, "report_every": every})
+        Run(tmp_path / str(every), config, batch=shortened)
+        reports[every] = [r for r in curve(tmp_path / str(every)) if r["split"] == "train"]
+    (together,) = reports[5]
+    assert together["loss"] == pytest.approx(
+        np.dot([r["loss"] for r in reports[1]], lengths) / sum(lengths), rel=1e-12
+    )
+    shares = np.array([r["cluster_hit_rate"] for r in reports[1]])
+    np.testing.assert_allclose(
+        together["cluster_hit_rate"], np.array(lengths) @ shares / sum(lengths), rtol=1e-6
+    )

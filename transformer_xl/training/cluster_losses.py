@@ -4,6 +4,8 @@ Summed on the device with each step, and read with the reports. B batch, L segme
 C clusters.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -24,10 +26,14 @@ def cluster_sums(clusters, targets, shares, losses):
     return tf.reduce_sum(inside[..., None] * pairs[:, :, None], [0, 1])
 
 
-def cluster_report(sums: list) -> dict[str, list]:
+def cluster_report(sums: list, tokens: Sequence[int] | None = None) -> dict[str, list]:
     """What a report says of the steps since the last one, from `cluster_sums` of each.
 
     Steps whose sums are not finite are left out.
+
+    Args:
+      sums: float32 `[C, 2]` of each step.
+      tokens: how many each step had; None: equally many.
 
     Returns:
       By name, lists of C numbers: `cluster_loss`, nats per token, None for a cluster without
@@ -37,8 +43,9 @@ def cluster_report(sums: list) -> dict[str, list]:
     steps = tf.stack(sums).numpy().astype(np.float64)
     if steps.shape[1] == 1:
         return {}
-    # Each step counts alike, whatever its loss was scaled by.
-    steps /= np.maximum(steps[:, :, 1].sum(1), 1e-30)[:, None, None]
+    # Each token counts alike, whatever the loss of its step was scaled by.
+    scales = np.maximum(steps[:, :, 1].sum(1), 1e-30)
+    steps *= ((1.0 if tokens is None else np.asarray(tokens)) / scales)[:, None, None]
     nll, weight = steps[np.isfinite(steps).all((1, 2))].sum(0).T
     return {
         "cluster_loss": [n / w if w else None for n, w in zip(nll, weight)],

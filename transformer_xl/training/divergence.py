@@ -42,16 +42,24 @@ class DivergenceWatch:
                 f"{_ADVICE}"
             )
 
-    def mean(self, losses: np.ndarray, step: int) -> float | None:
-        """The mean of the losses that are finite, float64; None if none is.
+    def mean(
+        self, losses: np.ndarray, step: int, tokens: Sequence[int] | None = None
+    ) -> float | None:
+        """The mean of the losses that are finite, nats per token, float64; None if none is.
+
+        Args:
+          losses: of the steps since the last report.
+          step: the last of them.
+          tokens: how many each step had, which its loss is the mean of; None: equally many.
 
         Raises:
           DivergedError: if it is more than `max_loss_rise` above the median of the reports before.
         """
-        finite = losses[np.isfinite(losses)]
-        if not len(finite):
+        finite = np.isfinite(losses)
+        if not finite.any():
             return None
-        loss = float(finite.mean())
+        weights = None if tokens is None else np.asarray(tokens)[finite]
+        loss = float(np.average(losses[finite], weights=weights))
         if len(self._losses) >= _FEWEST and self._config.max_loss_rise:
             median = statistics.median(self._losses)
             if loss > median + self._config.max_loss_rise:

@@ -104,7 +104,7 @@ def train(
         if _due(config.eval_every, step, config) and not validated and not validate(step):
             return False
         left_out = int(state.batches_left_out.numpy())
-        pending, started, tokens = [], time.monotonic(), 0
+        pending, started, tokens = [], time.monotonic(), []
         for batch in batches_from(step + left_out) if step < config.max_steps else ():
             if starts_epoch(step + left_out):
                 memory = start
@@ -114,7 +114,7 @@ def train(
             memory, metrics = train_step(*replicas.split(tuple(batch)), memory)
             step += 1
             pending.append(metrics)
-            tokens += math.prod(batch[0].shape)
+            tokens.append(math.prod(batch[0].shape))  # segments may vary in length
             if step % config.max_bad_steps == 0 and len(pending) > 1:
                 watch.check_run(int(pending[-2].bad_run), step)  # of a step that is computed
             stopping = _stops(replicas, stop_requested, step)
@@ -126,7 +126,7 @@ def train(
                 bad_runs = tf.stack([metrics.bad_run for metrics in pending]).numpy()
                 losses = tf.stack([metrics.loss for metrics in pending]).numpy()
                 watch.check_run(int(bad_runs.max()), step)
-                loss = watch.mean(losses.astype(np.float64), step)
+                loss = watch.mean(losses.astype(np.float64), step, tokens)
             report = report and loss is not None
             if report:
                 seconds = time.monotonic() - started
@@ -136,10 +136,10 @@ def train(
                     loss=loss,
                     learning_rate=float(metrics.learning_rate),
                     gradient_norm=_last_finite([one.gradient_norm for one in pending]),
-                    tokens_per_second=tokens / seconds,
+                    tokens_per_second=sum(tokens) / seconds,
                     seconds=seconds,
                     **_troubles(metrics, state),
-                    **cluster_report([one.cluster_sums for one in pending]),
+                    **cluster_report([one.cluster_sums for one in pending], tokens),
                 )
             paused = time.monotonic()
             if evaluation and not validate(step):
@@ -147,7 +147,7 @@ def train(
             if checkpoint or stopping:
                 save(step, memory)
             if report:
-                pending, started, tokens = [], time.monotonic(), 0
+                pending, started, tokens = [], time.monotonic(), []
             else:
                 started += time.monotonic() - paused
             if stopping:
