@@ -30,7 +30,8 @@ class RunRecord:
 
     Attributes:
       model: its `ModelConfig`.
-      train: its `TrainConfig`, with no "auto" left.
+      train: its `TrainConfig`, with the precision that "auto" became; other fields that are "auto"
+        mean what each start's devices make of them.
       data: what the vocabulary and the training text are, as JSON values.
     """
 
