@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
+from transformer_xl.training.adafactor import Adafactor
 from transformer_xl.training.adam import AdamW
 from transformer_xl.training.lamb import Lamb
 from transformer_xl.training.optimizer import make_optimizer
@@ -41,6 +42,46 @@ def lamb_in_numpy(value, gradients, decay, epsilon=1e-6):
         trust = norms[0] / norms[1] if min(norms) > 0 else 1.0
         value = value - RATE * trust * r
     return value
+
+
+def adafactor_in_numpy(value, gradients, decay):
+    """Shazeer and Stern (2018), algorithms 4 and 5, with the constants of section 9."""
+    rows = columns = squares = 0.0
+    for t, g in enumerate(gradients, start=1):
+        rho = min(RATE, 1 / np.sqrt(t))
+        beta2 = 1 - t**-0.8
+        value = value - RATE * decay * value
+        alpha = max(1e-3, np.sqrt(np.mean(value**2))) * rho
+        g2 = g * g + 1e-30
+        if g.ndim == 2:
+            rows = beta2 * rows + (1 - beta2) * g2.sum(1)
+            columns = beta2 * columns + (1 - beta2) * g2.sum(0)
+            squares = np.outer(rows, columns) / rows.sum()
+        else:
+            squares = beta2 * squares + (1 - beta2) * g2
+        u = g / np.sqrt(squares)
+        value = value - alpha * u / max(1.0, np.sqrt(np.mean(u**2)))
+    return value
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("name", ["kernel", "bias", "table_1"])
+def test_adafactor_against_the_paper(jit_compile, name):
+    random = np.random.default_rng(0)
+    shape = (3,) if name == "bias" else (5, 3)
+    start, gradients = random.normal(size=shape), random.normal(size=(STEPS, *shape))
+    variable = keras.Variable(start, dtype="float32", name=name)
+    optimizer = Adafactor(RATE, decay_rate=DECAY)
+    optimizer.build([variable])
+
+    @tf.function(jit_compile=jit_compile)
+    def apply(gradient):
+        optimizer.apply([gradient], [variable])
+
+    for gradient in gradients:
+        apply(tf.constant(gradient, tf.float32))
+    expected = adafactor_in_numpy(start, gradients, DECAY if name == "kernel" else 0.0)
+    np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -120,14 +161,19 @@ def test_every_optimizer_learns_and_has_variables_of_its_own_paths(name):
     target = np.arange(12, dtype="float32").reshape(4, 3) / 10
     # A start off zero: Adafactor and LAMB move by parts of the weights.
     variables = [keras.Variable(np.ones_like(target), name=f"kernel_{i}") for i in range(2)]
+    # As norms and biases of several layers, whose names are the same.
+    for layer in ("norm_0", "norm_1"):
+        with keras.name_scope(layer):
+            variables.append(keras.Variable(np.ones([3], "float32"), name="gamma"))
+    goals = [target, target, target[1], target[2]]
     optimizer.build(variables)
     paths = [variable.path for variable in optimizer.variables]
     assert len(set(paths)) == len(paths)
 
     def distance():
-        return sum(float(tf.reduce_sum((v - target) ** 2)) for v in variables)
+        return sum(float(tf.reduce_sum((v - goal) ** 2)) for v, goal in zip(variables, goals))
 
     before = distance()
     for _ in itertools.repeat(None, 20):
-        optimizer.apply([2 * (v - target) for v in variables], variables)
+        optimizer.apply([2 * (v - goal) for v, goal in zip(variables, goals)], variables)
     assert distance() < before / 2
