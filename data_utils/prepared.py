@@ -133,6 +133,11 @@ def is_occupied(path: Path) -> bool:
     return path.exists()
 
 
+def is_prepared(path: Path) -> bool:
+    """Whether a folder looks like one that preparation made; it may be damaged."""
+    return (path / META).is_file() and (path / VOCABULARY).is_file()
+
+
 def seal(path: Path) -> dict[str, int | str]:
     """Size and sha256 of a file, to be stored in the meta file."""
     return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}

@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from .prepared import is_prepared
 from .sources import COMPRESSIONS, FileSpan, LinePosition, nonblank_lines
 
 SUFFIXES = (".txt", ".text", ".md")
@@ -17,6 +18,8 @@ SPLIT_NAMES = {
 ALL_PERCENT = {"train": 90, "valid": 5, "test": 5}
 TRAIN_PERCENT = {"train": 95, "valid": 5}
 
+# The text that a run writes into its workdir, beside `data`, the prepared corpus.
+_OF_RUNS = ("flags.txt", "sample.txt")
 _ACCEPTED = "*.txt, *.text, *.md and wiki.*.tokens"
 
 
@@ -30,8 +33,8 @@ def find_text(
     `valid`. Anything else, a file or all text files below a folder one after the other in the
     order of their paths, is cut in order into 90, 5 and 5 percent. Percentages are of the bytes of
     the lines that are not blank; cuts stand at line starts; every split has at least one line.
-    Hidden files and folders are passed over. Any of the files may be compressed, with a name that
-    ends in .gz, .xz or .zst.
+    Hidden files and folders are passed over, and what runs write whose workdir is below. Any of the
+    files may be compressed, with a name that ends in .gz, .xz or .zst.
 
     Args:
         data_dir: a file, a folder, or the files that `pattern`, a glob, stands for, in their order.
@@ -104,7 +107,14 @@ def _is_text_file(name: str) -> bool:
 def _text_files(folder: Path) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        # A run whose workdir is here must find the same text when it is started again.
+        if is_prepared(Path(parent, "data")):
+            names = [name for name in names if name not in _OF_RUNS]
+        folders[:] = [
+            name
+            for name in folders
+            if not name.startswith(".") and not is_prepared(Path(parent, name))
+        ]
         found += [Path(parent, name) for name in names if _is_text_file(name)]
     return sorted(found, key=lambda path: _relative(path, folder))
 

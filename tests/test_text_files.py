@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from data_utils import load_corpus
+from data_utils import load_corpus, prepare
 from tests.corpus_files import all_lines, words, write
 
 
@@ -83,6 +83,22 @@ def test_files_of_a_folder_in_path_order(tmp_path):
     corpus = load_corpus("text", tmp_path)
     assert [words(corpus, split) for split in corpus.splits] == ["one two", "three", "four"]
     assert corpus.notes == ()
+
+
+@pytest.mark.parametrize("workdir", ["", "runs/text"])
+def test_a_workdir_in_the_folder_of_the_text_is_no_text(tmp_path, workdir):
+    """Or else a run would find another text when it is started again."""
+    write(tmp_path / "a.txt", "a\n" * 30)
+    write(tmp_path / "flags.txt" if workdir else tmp_path / "b.txt", "b\n")
+    before = load_corpus("text", tmp_path)
+    run = tmp_path / workdir
+    prepare(before, run / "data")
+    if workdir:
+        write(run / "flags.txt", "--seed=1\n")
+    write(run / "sample.txt", "a a\n")
+    after = load_corpus("text", tmp_path)
+    assert after.sources == before.sources
+    assert (after.fingerprint(), after.notes) == (before.fingerprint(), ())
 
 
 def test_one_paragraph_too_few_still_gives_every_split_one(tmp_path):
