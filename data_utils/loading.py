@@ -25,6 +25,7 @@ def load_corpus(
     data_dir: str | os.PathLike | None = None,
     download_dir: str | os.PathLike | None = None,
     progress: Progress | None = None,
+    any_bytes: bool = False,
 ) -> Corpus:
     """Finds a corpus; nothing is written, neither here nor later, into `data_dir`.
 
@@ -38,6 +39,8 @@ def load_corpus(
             Python package.
         download_dir: where downloads are kept. None: `default_download_dir()`.
         progress: is called with short messages.
+        any_bytes: whether `text` may be other than UTF-8: a vocabulary of bytes reads it. Other
+            corpora are not looked into before they are prepared.
 
     Raises:
         ValueError: unknown name, no `data_dir` where one is needed, or text that will not do.
@@ -63,7 +66,7 @@ def load_corpus(
     if name == "text" and not os.path.lexists(data_dir) and glob.has_magic(os.fspath(data_dir)):
         pattern = os.path.expanduser(os.fspath(data_dir))
         paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
-        sources, notes = find_text([path for path in paths if path.is_file()], pattern)
+        sources, notes = find_text([path for path in paths if path.is_file()], pattern, any_bytes)
         return _corpus(name, entry, sources, notes)
     data_dir = Path(data_dir).expanduser()
     if not data_dir.exists():
@@ -71,7 +74,7 @@ def load_corpus(
     if not (data_dir.is_dir() or data_dir.is_file()):
         raise ValueError(f"{what}. The data_dir {data_dir} is neither a file nor a folder.")
     if name == "text":
-        sources, notes = find_text(data_dir)
+        sources, notes = find_text(data_dir, any_bytes=any_bytes)
         return _corpus(name, entry, sources, notes)
     return _corpus(name, entry, find(data_dir))
 

@@ -184,12 +184,13 @@ def read_lines(source: Source) -> Iterator[str]:
         yield from lines
 
 
-def nonblank_lines(source: Source) -> Iterator[LinePosition]:
+def nonblank_lines(source: Source, any_bytes: bool = False) -> Iterator[LinePosition]:
     """The positions of all lines of a source that have more than white space.
 
-    Raises ValueError, naming file and byte, where the source is not UTF-8.
+    Raises ValueError, naming file and byte, where the source is not UTF-8, unless it may have
+    `any_bytes`.
     """
-    for start, data, lines in _decoded_blocks(source):
+    for start, data, lines in _decoded_blocks(source, "replace" if any_bytes else "strict"):
         # bytes.splitlines, unlike that of str, knows the same three line ends as this module.
         for raw, line in zip(data.splitlines(keepends=True), lines, strict=True):
             if line and not line.isspace():
@@ -205,12 +206,14 @@ def digest(source: Source) -> str:
     return sha256.hexdigest()
 
 
-def _decoded_blocks(source: Source) -> Iterator[tuple[int, bytes, list[str]]]:
+def _decoded_blocks(
+    source: Source, errors: str = "strict"
+) -> Iterator[tuple[int, bytes, list[str]]]:
     """Triples of position, bytes, and the lines in them; only whole lines."""
     for start, data in _whole_lines(source):
         mark = len(BYTE_ORDER_MARK) if start == 0 and data.startswith(BYTE_ORDER_MARK) else 0
         try:
-            text = data[mark:].decode("utf-8")
+            text = data[mark:].decode("utf-8", errors)
         except UnicodeDecodeError as error:
             raise ValueError(_not_utf8(source, data, start, mark, error)) from None
         lines = text_lines(text)
@@ -248,5 +251,5 @@ def _not_utf8(source: Source, data: bytes, start: int, mark: int, error: Unicode
     return (
         f"Text must be UTF-8. {source.name} is not: byte 0x{byte:02x} at offset "
         f"{start + mark + error.start} ({error.reason}). If it is {encoding}, convert it with: "
-        f"iconv -f {encoding} -t UTF-8 OLD > NEW"
+        f"iconv -f {encoding} -t UTF-8 OLD > NEW. Or use --vocabulary=byte, which reads any file."
     )

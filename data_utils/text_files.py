@@ -24,7 +24,7 @@ _ACCEPTED = "*.txt, *.text, *.md and wiki.*.tokens"
 
 
 def find_text(
-    data_dir: Path | Sequence[Path], pattern: str = ""
+    data_dir: Path | Sequence[Path], pattern: str = "", any_bytes: bool = False
 ) -> tuple[dict[str, tuple[FileSpan, ...]], tuple[str, ...]]:
     """Finds the text below `data_dir` and divides it into splits.
 
@@ -39,6 +39,7 @@ def find_text(
     Args:
         data_dir: a file, a folder, or the files that `pattern`, a glob, stands for, in their order.
         pattern: what the user wrote, for the message where there are none.
+        any_bytes: whether files may be other than UTF-8, for a vocabulary of bytes.
 
     Returns:
         The sources of each split, and notes on what was left out.
@@ -50,9 +51,9 @@ def find_text(
     if not isinstance(data_dir, Path):
         if not data_dir:
             raise ValueError(f"The corpus text needs a file. No file is named {pattern}.")
-        return _divide(data_dir, ALL_PERCENT), ()
+        return _divide(data_dir, ALL_PERCENT, any_bytes), ()
     if data_dir.is_file():
-        return _divide([data_dir], ALL_PERCENT), ()
+        return _divide([data_dir], ALL_PERCENT, any_bytes), ()
     given = _given_splits(data_dir)
     files = _text_files(data_dir)
     if not files:
@@ -61,7 +62,7 @@ def find_text(
             "folder without any. Give these names to the files, or pass one file itself."
         )
     if not given:
-        return _divide(files, ALL_PERCENT), ()
+        return _divide(files, ALL_PERCENT, any_bytes), ()
     if "train" not in given:
         present = ", ".join(path.name for path in given.values())
         raise ValueError(
@@ -79,11 +80,11 @@ def find_text(
         )
     if "valid" in given:
         for path in given.values():
-            _first_line([path])
+            _first_line([path], any_bytes)
         return {split: (FileSpan(path),) for split, path in given.items()}, notes
-    divided = _divide([given["train"]], TRAIN_PERCENT)
+    divided = _divide([given["train"]], TRAIN_PERCENT, any_bytes)
     if "test" in given:
-        _first_line([given["test"]])
+        _first_line([given["test"]], any_bytes)
         divided["test"] = (FileSpan(given["test"]),)
     return divided, notes
 
@@ -139,9 +140,9 @@ def _given_splits(folder: Path) -> dict[str, Path]:
     return {split: given[split] for split in ALL_PERCENT if split in given}
 
 
-def _first_line(paths: Sequence[Path]) -> LinePosition:
+def _first_line(paths: Sequence[Path], any_bytes: bool) -> LinePosition:
     for path in paths:
-        for line in nonblank_lines(FileSpan(path)):
+        for line in nonblank_lines(FileSpan(path), any_bytes):
             return line
     names = ", ".join(str(path) for path in paths[:3]) + (", ..." if len(paths) > 3 else "")
     raise ValueError(
@@ -149,16 +150,18 @@ def _first_line(paths: Sequence[Path]) -> LinePosition:
     )
 
 
-def _divide(paths: Sequence[Path], percent: dict[str, int]) -> dict[str, tuple[FileSpan, ...]]:
+def _divide(
+    paths: Sequence[Path], percent: dict[str, int], any_bytes: bool
+) -> dict[str, tuple[FileSpan, ...]]:
     """Cuts the files, one after the other, into splits of so many percent of their bytes.
 
     The text is read twice, once for the totals and once for the cuts, so that memory does not grow
     with the number of lines.
     """
-    _first_line(paths)
+    _first_line(paths, any_bytes)
     num_lines = num_bytes = 0
     for path in paths:
-        for line in nonblank_lines(FileSpan(path)):
+        for line in nonblank_lines(FileSpan(path), any_bytes):
             num_lines += 1
             num_bytes += line.num_bytes
     if num_lines < len(percent):
@@ -173,7 +176,7 @@ def _divide(paths: Sequence[Path], percent: dict[str, int]) -> dict[str, tuple[F
     bounds = [sum(list(percent.values())[: i + 1]) * num_bytes for i in range(len(percent) - 1)]
     bytes_before = lines_before = lines_of_split = 0
     for index, path in enumerate(paths):
-        for line in nonblank_lines(FileSpan(path)):
+        for line in nonblank_lines(FileSpan(path), any_bytes):
             splits_to_come = len(bounds) - len(cuts)
             if splits_to_come and lines_of_split:
                 is_past_bound = bytes_before * 100 >= bounds[len(cuts)]

@@ -5,6 +5,7 @@ import sys
 
 import flags
 from data_utils import (
+    ByteVocabulary,
     GivenVocabulary,
     PreparedCorpus,
     WordVocabulary,
@@ -126,7 +127,10 @@ def prepared(directory, vocabulary, say) -> PreparedCorpus:
     elif vocabulary is not None:
         given = {"given_vocabulary": vocabulary}
     settings = {**flags.preparation(), **given}
-    corpus = load_corpus(flags.CORPUS.value, flags.DATA_DIR.value, flags.DOWNLOAD_DIR.value, say)
+    any_bytes = settings["vocabulary"] == "byte" or isinstance(vocabulary, ByteVocabulary)
+    corpus = load_corpus(
+        flags.CORPUS.value, flags.DATA_DIR.value, flags.DOWNLOAD_DIR.value, say, any_bytes
+    )
     data = prepare(corpus, os.path.join(directory, "data"), progress=say, **settings)
     for warning in data.warnings:
         say(f"warning: {warning}")

@@ -149,6 +149,20 @@ def test_text_errors(tmp_path):
         load_corpus("text", "/dev/null")
 
 
+@pytest.mark.parametrize("names", [("x.txt",), ("train.txt",), ("train.txt", "valid.txt")])
+def test_bytes_of_any_text_are_split_where_they_are_asked_for(tmp_path, names):
+    data = b"na\xefve\r\n\xa0 \xff\n\n" * 50
+    for name in names:
+        write(tmp_path / "text" / name, data)
+    path = tmp_path / "text" if len(names) > 1 else tmp_path / "text" / names[0]
+    with pytest.raises(ValueError, match=r"Text must be UTF-8\. .*--vocabulary=byte, which reads"):
+        load_corpus("text", path)
+    prepared = prepare(load_corpus("text", path, any_bytes=True), tmp_path / "p", vocabulary="byte")
+    found = [prepared.vocabulary.decode_bytes(array) for array in prepared.arrays.values()]
+    assert b"".join(found) == data * len(names)
+    assert prepared.splits == ("train", "valid", "test")[: 2 if len(names) > 1 else 3]
+
+
 def test_text_errors_about_splits(tmp_path):
     write(tmp_path / "a" / "valid.txt", "x")
     with pytest.raises(ValueError, match=r"needs a train\.\* among them.*has only valid\.txt"):
