@@ -82,8 +82,8 @@ def fetch(
         if path.is_file():
             if _sha256(path) == download.sha256:
                 return path
+            # Perhaps someone put it there: it stays until there is another to take its place.
             report(f"{path} is not the published file (its sha256 differs); getting it again")
-            path.unlink()
         _check_room(download, folder)
         failures = []
         for url in download.urls:

@@ -77,6 +77,10 @@ def test_a_partial_file_of_something_else_is_thrown_away(tmp_path, served, size)
 
 def test_a_changed_file_is_got_again(tmp_path, served):
     (tmp_path / "x.bin").write_bytes(DATA[:-1] + b"?")
+    with pytest.raises(DownloadError, match="404"):
+        fetch(download(served, "404"), tmp_path)
+    assert files_in(tmp_path) == ["x.bin"]  # Which may be all that its owner has.
+    assert (tmp_path / "x.bin").read_bytes() == DATA[:-1] + b"?"
     assert fetch(download(served, "right"), tmp_path).read_bytes() == DATA
 
 
