@@ -28,12 +28,15 @@ class DocumentFinder:
         self._kind = kind if is_words else "files"
         self._starts: list[np.ndarray] = []
         self._num_tokens = 0
+        self._begins = False  # Whether the next token is the first of a file.
         self._rest = np.zeros(0, np.int64)  # The last two lines, whose next is not known yet.
 
     def see(self, ids: np.ndarray, begins_source: bool) -> None:
         """Takes the next ids; `begins_source`: whether they are the first of a file."""
-        if begins_source and ids.size:
+        self._begins |= begins_source
+        if self._begins and ids.size:  # A first block may be white space, without any token.
             self._starts.append(np.array([self._num_tokens]))
+            self._begins = False
         if self._kind == "lines":
             (ends,) = np.nonzero(ids == self._eos)
             self._starts.append(self._num_tokens + ends + 1)

@@ -300,3 +300,11 @@ def test_documents(tmp_path, small_blocks):
     train = bytes(prepared.vocabulary.decode_bytes(prepared.arrays["train"]))
     begins = prepared.documents["train"].tolist()
     assert [train[i : i + 2] for i in begins] == [b"a ", b"d\n", b"ee", b"f\n"]
+
+
+def test_a_file_that_begins_with_blocks_of_white_space_is_a_document(tmp_path, small_blocks):
+    for name, text in (("1", "a b\n" * 30), ("2", "\n" * 50 + "c d\n" * 30), ("3", "e\n" * 9)):
+        write(tmp_path / "x" / f"{name}.txt", text)
+    prepared = prepare(load_corpus("text", tmp_path / "x"), tmp_path / "p", min_count=1)
+    starts, train = prepared.documents["train"], prepared.arrays["train"]
+    assert [prepared.vocabulary.tokens[train[start]] for start in starts] == ["a", "c"]
