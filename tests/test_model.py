@@ -7,6 +7,7 @@ B batch, L segment length, V vocabulary.
 """
 
 import dataclasses
+import re
 
 import keras
 import numpy as np
@@ -307,6 +308,29 @@ def test_ids_outside_the_vocabulary_are_refused(model):
             model.nll(tf.constant([[0, 1]]), tf.constant(ids))
     with pytest.raises(ValueError, match="integer ids. Received: dtype"):
         model(tf.constant([[0.5, 1.0]]))
+
+
+@pytest.mark.parametrize(
+    "tokens, received",
+    [
+        (np.zeros([7], np.int32), "of shape (7,)"),
+        (np.zeros([1, 2, 3], np.int32), "of shape (1, 2, 3)"),
+        (tf.ragged.constant([[1, 2], [3]]), "RaggedTensor of shape (2, None)"),
+    ],
+    ids=["one axis", "three axes", "ragged"],
+)
+def test_tokens_of_another_shape_are_refused(model, tokens, received):
+    message = r"Tokens must be .* \[B, L\]. Received: .*" + re.escape(received)
+    with pytest.raises(ValueError, match=message):
+        model(tokens)
+    with pytest.raises(ValueError, match=message):
+        model.extend(tokens, model.initial_cache(1))
+
+
+def test_tokens_of_unknown_axes_are_refused(model):
+    read = tf.function(model, input_signature=[tf.TensorSpec(None, tf.int32)])
+    with pytest.raises(ValueError, match=r"of shape <unknown>.*ensure_shape\(tokens"):
+        read(TOKENS)
 
 
 def test_one_head_multiplies_without_broadcasting():

@@ -14,7 +14,7 @@ from transformer_xl import positions as positions_lib
 from transformer_xl.attention_core import attention_weights
 from transformer_xl.config import check_lengths
 from transformer_xl.positions import relative_shift
-from transformer_xl.shapes import shape_of
+from transformer_xl.shapes import checked_tokens, shape_of
 
 
 class Cache(NamedTuple):
@@ -43,6 +43,28 @@ class Cache(NamedTuple):
     def length(self) -> int:
         """M."""
         return self.keys[0].shape[2] - 1
+
+    def check(self, config, batch_size=None):
+        """Raises a `ValueError` if it is of another model, or of another batch.
+
+        Args:
+          config: the `ModelConfig` of the model that reads it.
+          batch_size: B; not compared where it is no int, as where it is known at run time only.
+        """
+        rows, heads, _, size = self.keys[0].shape
+        expected = (config.num_layers, config.num_heads, config.head_dim)
+        if (len(self.keys), heads, size) != expected:
+            raise ValueError(
+                "A cache must hold {} layers of {} heads of size {}. ".format(*expected)
+                + f"Received: {len(self.keys)} layers of {heads} heads of size {size}. Make it "
+                "with this model's initial_cache."
+            )
+        if isinstance(batch_size, int) and rows not in (None, batch_size):
+            raise ValueError(
+                "A cache must have a row for each row of the tokens. Received: a cache of "
+                f"{rows} rows for {batch_size} rows of tokens. Make it with "
+                f"initial_cache(batch_size={batch_size})."
+            )
 
     def for_single_tokens(self):
         """The same without the positions that only longer segments need.
@@ -80,12 +102,22 @@ def extend(
 
     Args:
       turned_kernels: of `turned_kernels`, for single tokens; None for the model's own.
+
+    Raises:
+      ValueError: if tokens are not `[B, L]`, for what is no cache, or one of another model or
+        batch, and for lengths that do not go together.
     """
     config = model.config
     same_length = config.same_length if same_length is None else same_length
+    tokens, batch_size, num_tokens = checked_tokens(tokens)
+    if not isinstance(cache, Cache):
+        raise ValueError(
+            f"What is extended must be a Cache. Received: {type(cache).__name__}. Begin with "
+            "initial_cache; `transformer_xl.new_cache.cache_of` makes a Cache of a Memory."
+        )
+    cache.check(config, batch_size)
     memory_length = cache.length
     check_lengths(memory_length, -1, same_length)
-    _, num_tokens = shape_of(tokens)
     hidden = model.embedding(tokens)
     hidden *= tf.constant(config.model_dim**0.5, hidden.dtype)
     if segment_length is not None and lengths is not None:
@@ -93,7 +125,8 @@ def extend(
             "Rows of different lengths are read as one segment. Received: both lengths and "
             f"segment_length={segment_length}."
         )
-    if num_tokens == 1 and lengths is None and segment_length in (None, 1):
+    single = isinstance(num_tokens, int) and num_tokens == 1
+    if single and lengths is None and segment_length in (None, 1):
         attend, cache = _read_one(cache, same_length, outside_xla)
     else:
         attend, cache = _read_segment(
@@ -228,6 +261,10 @@ def _write_slice(ring_BHRK, new_BH1K, slot):
 
 def _last(ring_BHSK, num_slots):
     _, heads, length, size = shape_of(ring_BHSK)
+    if not isinstance(length, int) or length < num_slots:
+        # Without new tokens there are only the M old ones: the slot that is written next is added.
+        ring_BHSK = tf.pad(ring_BHSK, [[0, 0], [0, 0], [1, 0], [0, 0]])
+        length += 1
     return tf.ensure_shape(
         ring_BHSK[:, :, length - num_slots :],
         [ring_BHSK.shape[0], heads, num_slots, size],

@@ -22,7 +22,7 @@ from transformer_xl.generate import generate
 from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.memory import Memory
 from transformer_xl.one_trace import callables
-from transformer_xl.shapes import shape_of
+from transformer_xl.shapes import checked_tokens
 
 # The blocks' sites for dropout begin after these.
 _EMBEDDING_SITE, _POSITION_SITE, _HIDDEN_SITE = range(3)
@@ -154,7 +154,6 @@ class TransformerXL(HeadTraining, keras.Model):
           clamp_length: None for the configuration's; holds for all segments that follow.
         """
         length = self.config.memory_length if memory_length is None else memory_length
-        check_lengths(length, -1, False)
         return new_cache.initial(self, batch_size, length, segment_length, clamp_length)
 
     def extend(
@@ -202,7 +201,7 @@ class TransformerXL(HeadTraining, keras.Model):
         config = self.config
         clamp_length = config.clamp_length if clamp_length is None else clamp_length
         same_length = config.same_length if same_length is None else same_length
-        batch_size, num_tokens = shape_of(tokens)
+        tokens, batch_size, num_tokens = checked_tokens(tokens)
         if memory is None:
             memory = self.initial_memory(batch_size)
         memory = Memory(*memory)

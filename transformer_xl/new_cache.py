@@ -15,7 +15,7 @@ _FARTHEST = 2**31 - 1
 
 def initial(model, batch_size, memory_length: int, segment_length: int, clamp_length: int | None):
     """The cache before the first segment; see `TransformerXL.initial_cache`."""
-    clamp = _checked_clamp(model, memory_length, clamp_length)
+    clamp = _checked_clamp(model, memory_length, segment_length, clamp_length)
     # All positions of the memory before the first segment are alike: one is projected.
     one = model.initial_memory(1, 1)
     keys, values = (
@@ -40,7 +40,7 @@ def cache_of(model, memory: Memory, segment_length: int = 1, clamp_length: int |
     Returns:
       A `Cache` of the same length.
     """
-    clamp = _checked_clamp(model, memory.length, clamp_length)
+    clamp = _checked_clamp(model, memory.length, segment_length, clamp_length)
     slot = [[0, 0], [0, 0], [1, 0], [0, 0]]
     keys, values = (
         tuple(tf.pad(tensor, slot) for tensor in tensors)
@@ -69,9 +69,12 @@ def lengthened(model, cache: Cache, memory_length: int):
     return Cache(keys, values, positions, tf.constant(0), cache.valid, cache.clamp_length)
 
 
-def _checked_clamp(model, memory_length, clamp_length):
+def _checked_clamp(model, memory_length, segment_length, clamp_length):
     clamp_length = model.config.clamp_length if clamp_length is None else clamp_length
     check_lengths(memory_length, clamp_length, False)
+    # With fewer positions a single token would find none for the oldest it remembers.
+    if segment_length < 1:
+        raise ValueError(f"segment_length must be at least 1. Received: {segment_length}.")
     return tf.constant(clamp_length if clamp_length > 0 else _FARTHEST)
 
 

@@ -1,5 +1,6 @@
 """Shapes that are static wherever they can be, since XLA and the layers after need them."""
 
+import numpy as np
 import tensorflow as tf
 
 
@@ -9,3 +10,27 @@ def shape_of(tensor) -> list:
         return tensor.shape.as_list()
     dynamic = tf.shape(tensor)
     return [dynamic[i] if size is None else size for i, size in enumerate(tensor.shape)]
+
+
+def checked_tokens(tokens):
+    """Tokens as a tensor, and their shape.
+
+    Returns:
+      The triple (tokens; B and L, ints or, where known at run time only, scalar tensors).
+
+    Raises:
+      ValueError: if they are not of the shape `[B, L]`.
+    """
+    if isinstance(tokens, (np.ndarray, list)):
+        tokens = tf.convert_to_tensor(tokens)
+    shape = getattr(tokens, "shape", None)
+    dense = isinstance(tokens, (tf.Tensor, tf.Variable))
+    if not dense or shape.rank != 2:
+        of_shape = "" if shape is None else f" of shape {shape}"
+        raise ValueError(
+            "Tokens must be a tensor of the shape [B, L]. Received: "
+            f"{type(tokens).__name__}{of_shape}. Give one text as tokens[None], pad rows of "
+            "different lengths, and where a graph does not know the axes, say so with "
+            "tf.ensure_shape(tokens, [None, None])."
+        )
+    return tokens, *shape_of(tokens)
