@@ -268,3 +268,60 @@ def test_memory_of_another_batch_is_refused(model):
     memory = model.initial_memory(BATCH + 1)
     with pytest.raises(ValueError, match=rf"{BATCH + 1} rows for {BATCH} rows.*batch_size={BATCH}"):
         model(TOKENS[:, :5], memory)
+
+
+@pytest.mark.parametrize(
+    "hidden, valid, message",
+    [
+        ([[3, 11, 14], [3, 10, 14]], [3], r"shapes \(3, 11, 14\), \(3, 10, 14\)"),
+        ([[3, 11, 14], [2, 11, 14]], [3], r"shapes \(3, 11, 14\), \(2, 11, 14\)"),
+        ([[3, 14], [3, 14]], [3], r"shapes \(3, 14\), \(3, 14\)"),
+        ([], [3], "Received: 0 layers"),
+        ([[3, 11, 14], [3, 11, 14]], [2], r"valid of shape \(2,\) for 3 rows"),
+        ([[3, 11, 14], [3, 11, 14]], [], r"valid of shape \(\) for 3 rows"),
+    ],
+)
+def test_memory_of_other_shapes_is_refused(model, hidden, valid, message):
+    memory = Memory(tuple(tf.zeros(shape) for shape in hidden), tf.zeros(valid, tf.int32))
+    with pytest.raises(ValueError, match=message):
+        model(TOKENS[:, :5], memory)
+
+
+def test_memory_of_unknown_length_is_refused(model):
+    hidden = tf.TensorSpec([None, None, 14])
+    read = tf.function(model).get_concrete_function
+    with pytest.raises(ValueError, match="one M .* is known .*, M is a number"):
+        read(TOKENS[:, :5], Memory((hidden, hidden), tf.TensorSpec([None], tf.int32)))
+
+
+def test_what_is_no_memory_is_refused(model):
+    for wrong, name in ((model.initial_cache(BATCH), "Cache"), (tf.zeros([2, 3]), "EagerTensor")):
+        for method in (model, model.log_prob):
+            with pytest.raises(ValueError, match=f"must be a Memory.*Received: {name}"):
+                method(TOKENS[:, :5], wrong)
+
+
+@pytest.mark.parametrize("length, rule", [(-1, "at least 0"), (2.5, "an integer")])
+def test_lengths_that_are_none_are_refused(model, length, rule):
+    with pytest.raises(ValueError, match=f"memory_length must be {rule}. Received: {length}"):
+        model.initial_memory(BATCH, length)
+
+
+def test_memory_from_numpy(model, remembered):
+    """Whose integers are of 64 bits."""
+    expected, _ = model(TOKENS[:, 7:12], remembered)
+    valid = remembered.valid.numpy().astype(np.int64)
+    found, memory = model(
+        TOKENS[:, 7:12], Memory(tuple(layer.numpy() for layer in remembered.hidden), valid)
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert memory.valid.dtype == tf.int32
+
+
+@pytest.mark.parametrize("start", ["initial_memory", "initial_cache"])
+def test_rows_to_reset_are_one_for_each(model, start):
+    state = getattr(model, start)(BATCH)._replace(valid=tf.constant([1, 2, 3]))
+    np.testing.assert_array_equal(state.reset([False, True, False]).valid, [1, 0, 3])
+    for rows in ([True], True, [True, False]):
+        with pytest.raises(ValueError, match="one for each row. Received: shape .* for 3 rows"):
+            state.reset(rows)

@@ -85,6 +85,7 @@ class Cache(NamedTuple):
         Returns:
           A `Cache`.
         """
+        rows = memory_lib.rows_to_reset(rows, self.valid)
         return self._replace(valid=tf.where(rows, 0, self.valid))
 
 

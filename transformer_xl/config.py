@@ -7,7 +7,7 @@ model that learns the built-in corpus in minutes on a CPU.
 import dataclasses
 
 from adaptive.clusters import Clusters, per_cluster
-from transformer_xl.config_rules import LARGEST_SEED, at_least, finite, one_of, whole
+from transformer_xl.config_rules import LARGEST_SEED, at_least, finite, is_whole, one_of, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,6 +307,9 @@ def check_lengths(memory_length: int, clamp_length: int, same_length: bool):
     Raises:
       ValueError: if one is broken.
     """
+    for name, length in (("memory_length", memory_length), ("clamp_length", clamp_length)):
+        if not is_whole(length):
+            raise ValueError(f"{name} must be an integer. Received: {length!r}.")
     if memory_length < 0:
         raise ValueError(f"memory_length must be at least 0. Received: {memory_length}.")
     if clamp_length != -1 and clamp_length < 1:

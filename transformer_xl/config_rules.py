@@ -24,10 +24,15 @@ def one_of(config, name: str, choices):
         raise ValueError(f"{name} must be one of {', '.join(choices)}. Received: {value!r}.")
 
 
+def is_whole(value) -> bool:
+    """Whether it is an integer, of Python or NumPy."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def whole(config, name: str, bound):
     """Refuses a field that is not an integer, or below its bound."""
     value = getattr(config, name)
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < bound:
+    if not is_whole(value) or value < bound:
         raise ValueError(f"{name} must be an integer of at least {bound}. Received: {value!r}.")
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from transformer_xl.config import check_lengths
 from transformer_xl.shapes import shape_of
 
 
@@ -36,13 +37,26 @@ class Memory(NamedTuple):
           width: D.
           batch_size: B; not compared where it is no int, as where it is known at run time only.
         """
-        received = (len(self.hidden), self.hidden[0].shape[-1])
+        shapes = [layer.shape for layer in self.hidden]
+        received = (len(shapes), shapes[0][-1] if shapes and shapes[0].rank else None)
         if received != (num_layers, width):
             raise ValueError(
                 f"Memory must hold {num_layers} layers of width {width}. "
                 f"Received: {received[0]} layers of width {received[1]}."
             )
-        rows = self.hidden[0].shape[0]
+        rows = shapes[0][0]
+        expected = tf.TensorShape([rows, shapes[0][1] if shapes[0].rank > 1 else None, width])
+        if expected[1] is None or not all(expected.is_compatible_with(shape) for shape in shapes):
+            raise ValueError(
+                "Memory must hold hidden states [B, M, D], with one M for all layers that is known "
+                f"also where a graph is built. Received: shapes {', '.join(map(str, shapes))}. In "
+                "an input_signature, M is a number."
+            )
+        if not tf.TensorShape([rows]).is_compatible_with(self.valid.shape):
+            raise ValueError(
+                "Memory must say of each row how many of its positions are valid. Received: valid "
+                f"of shape {self.valid.shape} for {rows} rows."
+            )
         if isinstance(batch_size, int) and rows not in (None, batch_size):
             raise ValueError(
                 "Memory must have a row for each row of the tokens. Received: memory of "
@@ -59,6 +73,7 @@ class Memory(NamedTuple):
         Returns:
           A `Memory`.
         """
+        rows = rows_to_reset(rows, self.valid)
         hidden = tuple(
             tf.where(rows[:, None, None], tf.zeros((), layer.dtype), layer) for layer in self.hidden
         )
@@ -82,6 +97,37 @@ class Memory(NamedTuple):
         return Memory(hidden, tf.minimum(self.valid + segment_length, memory_length))
 
 
+def as_memory(memory) -> Memory:
+    """A `Memory` of what is given as one: itself, or the pair of its parts, of any integers.
+
+    Raises:
+      ValueError: if it is none.
+    """
+    if not isinstance(memory, (tuple, list)) or len(memory) != len(Memory._fields):
+        raise ValueError(
+            "Memory must be a Memory, or the pair of its hidden and valid. Received: "
+            f"{type(memory).__name__}. A Cache is read by `extend` and, in evaluation, by `nll`; "
+            "`initial_memory` begins a Memory."
+        )
+    hidden, valid = memory
+    return Memory(hidden, tf.cast(valid, tf.int32))
+
+
+def rows_to_reset(rows, valid):
+    """The rows to reset as a bool tensor `[B]`.
+
+    Raises:
+      ValueError: if they are others than there are, which a single one would stand for.
+    """
+    rows = tf.cast(rows, tf.bool)
+    if not rows.shape.is_compatible_with(valid.shape):
+        raise ValueError(
+            "The rows to reset must be bool [B], one for each row. Received: shape "
+            f"{rows.shape} for {valid.shape[0]} rows."
+        )
+    return rows
+
+
 def initial(num_layers: int, batch_size, memory_length: int, width: int, dtype, start: str):
     """The memory before the first segment.
 
@@ -96,7 +142,11 @@ def initial(num_layers: int, batch_size, memory_length: int, width: int, dtype, 
 
     Returns:
       A `Memory`.
+
+    Raises:
+      ValueError: for a length below 0, or one that is no integer.
     """
+    check_lengths(memory_length, -1, False)
     zeros = tf.zeros([batch_size, memory_length, width], dtype)
     valid = tf.fill([batch_size], memory_length if start == "zeros" else 0)
     return Memory((zeros,) * num_layers, valid)

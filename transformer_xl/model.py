@@ -204,7 +204,7 @@ class TransformerXL(HeadTraining, keras.Model):
         tokens, batch_size, num_tokens = checked_tokens(tokens)
         if memory is None:
             memory = self.initial_memory(batch_size)
-        memory = Memory(*memory)
+        memory = memory_lib.as_memory(memory)
         memory.check(config.num_layers, config.model_dim, batch_size)
         memory_length = memory.length
         check_lengths(memory_length, clamp_length, same_length)
