@@ -1,9 +1,11 @@
 """The rules of ModelConfig and TrainConfig, derived fields, and published parameter counts."""
 
 import dataclasses
+import json
 import math
 
 import keras
+import numpy as np
 import pytest
 
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
@@ -53,11 +55,41 @@ def model_config(**changes):
         ({"init_stddev": math.inf}, "^init_stddev must be finite.*Received: inf"),
         ({"init_stddev": 0.0}, "^init_stddev must be above 0. Received: 0.0"),
         ({"projection_init_stddev": -1.0}, "projection_init_stddev must be above 0.*-1.0"),
+        ({"memory_length": 2.5}, "memory_length must be an integer. Received: 2.5"),
+        ({"memory_length": None}, "memory_length must be an integer. Received: None"),
+        ({"clamp_length": 2.5}, "clamp_length must be an integer. Received: 2.5"),
+        ({"same_length": "false"}, "same_length must be True or False. Received: 'false'"),
+        ({"tie_tables": "no"}, "tie_tables must be True or False. Received: 'no'"),
+        ({"force_projection": 2}, "force_projection must be True or False. Received: 2"),
+        ({"dropout": "0.1"}, "^dropout must be a number. Received: '0.1'"),
+        ({"layer_norm_epsilon": None}, "layer_norm_epsilon must be a number. Received: None"),
+        ({"cutoffs": 5}, r"Cutoffs must be a list. Received: 5"),
     ],
 )
 def test_model_config_refuses(changes, message):
     with pytest.raises(ValueError, match=message):
         model_config(**changes)
+
+
+def test_numbers_of_numpy_become_pythons():
+    """As JSON, config.json and HuggingFace's among it, takes them only."""
+    given = {
+        "vocab_size": np.int64(23),
+        "model_dim": np.int32(14),
+        "cutoffs": np.array([5, 13]),
+        "div_val": np.int64(2),
+        "dropout": np.float32(0.5),
+        "memory_length": np.uint8(7),
+        "same_length": np.True_,
+    }
+    config = ModelConfig(num_heads=7, **given)
+    plain = ModelConfig(num_heads=7, **{name: value.tolist() for name, value in given.items()})
+    assert config == plain
+    assert json.dumps(dataclasses.asdict(config)) == json.dumps(dataclasses.asdict(plain))
+    train = TrainConfig(batch_size=np.int64(4), learning_rate=np.float64(0.5))
+    assert json.dumps(dataclasses.asdict(train))
+    with pytest.raises(ValueError, match="batch_size must be an integer. Received: 2.5"):
+        TrainConfig(batch_size=2.5)
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,18 @@ def test_config_round_trip(model):
     assert [v.shape for v in again.weights] == [v.shape for v in model.weights]
 
 
+def test_config_keeps_the_seed_of_dropout():
+    config = dataclasses.replace(CONFIG, dropout=0.5)
+    first = TransformerXL(config, seed=7)
+    again = TransformerXL.from_config(first.get_config())
+    for variable, value in zip(again.trainable_variables, first.trainable_variables):
+        variable.assign(value)
+    tokens = BATCHES[0][0]
+    expected, _ = first(tokens, training=True)
+    found, _ = again(tokens, training=True)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_config_keeps_the_precision():
     mixed = TransformerXL(CONFIG, dtype="mixed_bfloat16")
     again = TransformerXL.from_config(mixed.get_config())

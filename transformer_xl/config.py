@@ -7,7 +7,15 @@ model that learns the built-in corpus in minutes on a CPU.
 import dataclasses
 
 from adaptive.clusters import Clusters, per_cluster
-from transformer_xl.config_rules import LARGEST_SEED, at_least, finite, is_whole, one_of, whole
+from transformer_xl.config_rules import (
+    LARGEST_SEED,
+    at_least,
+    finite,
+    is_whole,
+    of_kind,
+    one_of,
+    whole,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +72,7 @@ class ModelConfig:
     head_dim: int | None = None
     feed_forward_dim: int = 512
     cutoffs: tuple[int, ...] = ()
-    div_val: int = 1
+    div_val: int | float = 1
     force_projection: bool | None = None
     tie_tables: bool = True
     tie_projections: tuple[bool, ...] | str | bool = "all_but_head"
@@ -86,6 +94,7 @@ class ModelConfig:
     rematerialize_feed_forward: bool = False
 
     def __post_init__(self):
+        of_kind(self)
         set_field = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         for name in ("vocab_size", "num_layers", "model_dim", "num_heads", "feed_forward_dim"):
             whole(self, name, 1)
@@ -106,7 +115,7 @@ class ModelConfig:
             set_field("head_dim", self.model_dim // self.num_heads)
         whole(self, "head_dim", 1)
         whole(self, "embedding_dim", 1)
-        clusters = Clusters(self.vocab_size, tuple(self.cutoffs))
+        clusters = Clusters(self.vocab_size, self.cutoffs)
         clusters.widths(self.embedding_dim, self.div_val)
         set_field("cutoffs", clusters.cutoffs)
         set_field("tie_projections", self._tie_projections(clusters.num_clusters))
@@ -231,6 +240,7 @@ class TrainConfig:
     eval_same_length: bool | None = None
 
     def __post_init__(self):
+        of_kind(self)
         for name in ("batch_size", "segment_length", "eval_batch_size", "max_steps"):
             at_least(self, name, 1)
         for name in ("report_every", "checkpoint_every", "accumulate_steps", "max_bad_steps"):

@@ -3,11 +3,45 @@
 import dataclasses
 import math
 import numbers
+import types
+
+import numpy as np
 
 # What a model computes with, at the most. Beyond it a number becomes infinite.
 LARGEST_FLOAT = 3.4e38
 # The random numbers of Keras and NumPy take no larger seed.
 LARGEST_SEED = 2**32 - 1
+
+
+def of_kind(config):
+    """Makes NumPy's numbers Python's own, and refuses what is no bool, integer or number.
+
+    Each field may be what its annotation says; text is left to its own rules. A string for a bool
+    would else count as True, and NumPy's numbers are no JSON.
+
+    Args:
+      config: a dataclass.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        value = value.item() if isinstance(value, np.generic) else value
+        union = isinstance(field.type, types.UnionType)
+        kinds = set(field.type.__args__) if union else {field.type}
+        if value is None and type(None) in kinds:
+            continue
+        kinds -= {type(None)}
+        if kinds == {bool}:
+            fine, name = isinstance(value, int) and value in (0, 1), "True or False"
+            value = bool(value) if fine else value
+        elif kinds == {int}:
+            fine, name = is_whole(value), "an integer"
+        elif kinds <= {int, float}:
+            fine, name = isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"
+        else:
+            fine, name = True, ""
+        if not fine:
+            raise ValueError(f"{field.name} must be {name}. Received: {value!r}.")
+        object.__setattr__(config, field.name, value)
 
 
 def at_least(config, name: str, bound):

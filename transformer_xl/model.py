@@ -341,7 +341,8 @@ class TransformerXL(HeadTraining, keras.Model):
         return self.config.dropout > 0 or self.config.attention_dropout > 0
 
     def get_config(self):
-        return {**super().get_config(), "config": dataclasses.asdict(self.config)}
+        seed = self.seed_generator.get_config()["seed"]
+        return {**super().get_config(), "seed": seed, "config": dataclasses.asdict(self.config)}
 
     @classmethod
     def from_config(cls, config):
