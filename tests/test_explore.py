@@ -110,6 +110,18 @@ def test_expectations_are_those_of_the_distribution(cutoffs):
         assert expected.cluster_nll[i] == pytest.approx(-np.log(mass), abs=1e-5)
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_what_cannot_be_adds_no_entropy(jit_compile):
+    model = TransformerXL(ModelConfig(vocab_size=9, num_layers=1, model_dim=4, num_heads=1))
+    (bias,) = model.head.biases
+    bias.assign(np.array([-np.inf, *np.zeros(8)]))
+    step = make_explore_step(model, 4, jit_compile)
+    expected = explore(step, [3, 4], model.initial_memory(1), 7, LENGTH)
+    log_prob = model.log_prob(tf.constant([[7, 3]]))[0][0].numpy()[:, 1:].astype(float)
+    entropy = -(np.exp(log_prob) * log_prob).sum(-1)
+    np.testing.assert_allclose(expected.entropy, entropy, rtol=1e-5)
+
+
 def test_a_page_of_a_text(weights, tmp_path, capsys):
     """Any text stands in it as text; what it shows is what the model says."""
     (tmp_path / "text.txt").write_text(f"{NASTY}\n\nthe word2\n")

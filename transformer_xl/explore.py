@@ -55,7 +55,8 @@ def make_explore_step(model, num_candidates: int, jit_compile: bool = False, **l
         log_prob_LV, targets = log_prob_1LV[0], targets[0]
         own = tf.gather(log_prob_LV, targets, batch_dims=1)
         rank = 1 + tf.reduce_sum(tf.cast(log_prob_LV > own[:, None], tf.int32), -1)
-        entropy = -tf.reduce_sum(tf.exp(log_prob_LV) * log_prob_LV, -1)
+        # What cannot be (a bias of -inf) adds nothing.
+        entropy = -tf.reduce_sum(tf.math.multiply_no_nan(log_prob_LV, tf.exp(log_prob_LV)), -1)
         of_clusters_LC = tf.stack(
             [
                 tf.reduce_logsumexp(log_prob_LV[:, start : start + size], -1)
