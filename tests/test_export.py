@@ -267,6 +267,20 @@ def test_what_lies_beside_the_saved_model(exported, weights, model):
     np.testing.assert_array_equal(again.log_prob(ids)[0], model.log_prob(ids)[0])
 
 
+def test_a_path_and_a_number_of_numpy(model, tmp_path):
+    facts = save_served(model, tmp_path / "served", np.int64(3), clamp_length=5)
+    assert json.loads(json.dumps(facts))["memory_length"] == 3
+    signatures = tf.saved_model.load(str(tmp_path / "served")).signatures
+    assert signatures["initial_memory"](batch_size=tf.constant(2))["memory_hidden"].shape[2] == 3
+
+
+@pytest.mark.parametrize("length, rule", [(-1, "at least 0"), (2.5, "an integer")])
+def test_lengths_that_are_none_are_refused(model, tmp_path, length, rule):
+    with pytest.raises(ValueError, match=f"memory_length must be {rule}. Received: {length}"):
+        save_served(model, tmp_path / "served", length)
+    assert not list(tmp_path.iterdir())
+
+
 def test_nothing_is_written_over(exported, weights, capsys):
     assert run("--mode=export", f"--init_from={weights}", f"--output={exported}") == 2
     assert "new or empty" in capsys.readouterr().err

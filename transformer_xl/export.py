@@ -8,6 +8,7 @@ import os
 import tensorflow as tf
 
 from adaptive.sampling import gumbel
+from transformer_xl.config import check_lengths
 from transformer_xl.memory import Memory
 
 
@@ -21,7 +22,7 @@ class _Served(tf.Module):
 
 def save_served(
     model,
-    directory: str,
+    directory: str | os.PathLike,
     memory_length: int,
     clamp_length: int | None = None,
     same_length: bool | None = None,
@@ -59,6 +60,7 @@ def save_served(
       FileExistsError: if the directory exists.
       ValueError: for lengths that do not go together, as in the model's calls.
     """
+    directory = os.fspath(directory)
     if os.path.exists(directory):
         raise FileExistsError(
             f"A SavedModel is not written over another one. Received: {directory}, which exists. "
@@ -69,6 +71,8 @@ def save_served(
         "clamp_length": config.clamp_length if clamp_length is None else clamp_length,
         "same_length": config.same_length if same_length is None else same_length,
     }
+    check_lengths(memory_length, **lengths)
+    memory_length = int(memory_length)
     served, signatures = _functions(model, memory_length, lengths)
     partial = f"{directory.rstrip('/')}.partial-{os.getpid()}"
     tf.saved_model.save(served, partial, signatures=signatures)
