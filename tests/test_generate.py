@@ -307,9 +307,20 @@ def test_equally_likely_tokens_are_not_all_kept(settings):
         ({"seed": (1, 2, 3)}, r"shape \[3, 2\]. Received: shape \(3,\)"),
         ({"stop_ids": (11,)}, "stop_ids .* ids from 0 to 10"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1. Received: 1.5"),
+        ({"num_tokens": 2.5}, "num_tokens must be an integer. Received: 2.5"),
+        ({"top_k": 2.5}, "top_k must be an integer. Received: 2.5"),
+        ({"stop_ids": 2}, "stop_ids must be a list of integer ids. Received: 2"),
+        ({"stop_ids": {2, 3}}, "stop_ids must be a list of integer ids. Received: {2, 3}"),
+        ({"stop_ids": [2.5]}, r"stop_ids must be a list of integer ids. Received: \[2.5\]"),
     ],
 )
 def test_refuses(model, changes, message):
     arguments = {"prompt": PROMPT, "num_tokens": 3, "seed": (0, 0), **changes}
     with pytest.raises(ValueError, match=message):
         generate(model, **arguments)
+
+
+def test_counts_of_numpy(model):
+    expected = generate(model, PROMPT, 3, (0, 0), top_k=2)
+    found = generate(model, PROMPT, np.int64(3), np.array([0, 0]), top_k=np.int64(2))
+    np.testing.assert_array_equal(found, expected)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from adaptive import row_noise
 from adaptive.sampling import draw_from
 from transformer_xl.cache import Cache, extend
-from transformer_xl.config_rules import finite
+from transformer_xl.config_rules import finite, is_whole
 from transformer_xl.new_cache import lengthened
 from transformer_xl.turned_kernels import turned_kernels
 
@@ -58,6 +58,7 @@ class Sampling:
     def __post_init__(self):
         for name, rule, fine in (
             ("temperature", "at least 0", self.temperature >= 0),
+            ("top_k", "an integer", is_whole(self.top_k)),
             ("top_k", "at least 0", self.top_k >= 0),
             ("top_p", "above 0 and at most 1", 0 < self.top_p <= 1),
             ("repetition_penalty", "at least 1", self.repetition_penalty >= 1),

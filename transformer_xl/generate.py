@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from adaptive import row_noise
+from transformer_xl.config_rules import is_whole
 from transformer_xl.decoding import Decoder, Sampling
 
 
@@ -46,6 +47,7 @@ def generate(
     Raises:
       ValueError: for a value outside its rule.
     """
+    num_tokens = _checked_count(num_tokens)
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
     stop_ids = _checked_stops(model, stop_ids)
     decoder = Decoder(model, sampling, memory_length, stop_ids, jit_compile, num_tokens)
@@ -69,8 +71,7 @@ def stream(decoder: Decoder, prompts, num_tokens: int, seed, chunk: int) -> Iter
     Raises:
       ValueError: for a value outside its rule.
     """
-    if num_tokens < 1:
-        raise ValueError(f"num_tokens must be at least 1. Received: {num_tokens}.")
+    num_tokens = _checked_count(num_tokens)
     state = decoder.begin(prompts, _row_seeds(seed, len(prompts)), num_tokens)
     for start in range(0, num_tokens, chunk):
         tokens, state = decoder.write(state, min(chunk, num_tokens - start))
@@ -106,11 +107,21 @@ def checked_prompts(model, prompt) -> list[np.ndarray]:
     return rows
 
 
+def _checked_count(num_tokens) -> int:
+    if not is_whole(num_tokens):
+        raise ValueError(f"num_tokens must be an integer. Received: {num_tokens!r}.")
+    if num_tokens < 1:
+        raise ValueError(f"num_tokens must be at least 1. Received: {num_tokens}.")
+    return int(num_tokens)
+
+
 def _checked_stops(model, stop_ids):
-    stop_ids = np.asarray(stop_ids, np.int32)
-    if stop_ids.size:
-        model.embedding.clusters.check_ids(stop_ids, "The stop_ids")
-    return stop_ids
+    ids = np.asarray(stop_ids)
+    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+        raise ValueError(f"stop_ids must be a list of integer ids. Received: {stop_ids!r}.")
+    if ids.size:
+        model.embedding.clusters.check_ids(ids, "The stop_ids")
+    return ids
 
 
 def _row_seeds(seed, num_rows: int):
