@@ -17,6 +17,7 @@ from tests.reference import golden, huggingface_cases
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.pretrained import (
     config_from_huggingface,
+    load_from,
     load_huggingface,
     save_huggingface,
 )
@@ -239,6 +240,27 @@ def test_another_start_of_memory_is_warned_of(tmp_path):
         save_huggingface(model, str(tmp_path / "new"))
     with pytest.raises(ValueError, match="one for each of the 30 ids. Received: 2"):
         save_huggingface(model, str(tmp_path / "other"), ["a", "b"])
+
+
+def test_tokens_that_a_file_cannot_hold(tmp_path):
+    model = TransformerXL(ModelConfig(**SMALL))
+    words = [f"w{i}" for i in range(30)]
+    for tokens, message in (
+        ([*words[:-1], "a b"], "no white space. Received: 'a b'"),
+        ([*words[:-1], b"w29"], "is a str .* Received: b'w29'"),
+        ([*words[:-1], "w3"], "Received twice: 'w3'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            save_huggingface(model, str(tmp_path / "new"), tokens)
+        assert not (tmp_path / "new").exists()
+    save_huggingface(model, str(tmp_path / "new"), np.array(words))
+    assert load_huggingface(str(tmp_path / "new"))[1] == words
+
+
+def test_fields_that_there_are_not(tmp_path):
+    save_huggingface(TransformerXL(ModelConfig(**SMALL)), str(tmp_path))
+    with pytest.raises(ValueError, match="must be fields of ModelConfig: .* Received: layers"):
+        load_from(str(tmp_path), {"layers": 3})
 
 
 def peer(variable, *arguments):

@@ -1,5 +1,6 @@
 """HuggingFace's TransfoXLLMHeadModel, read and written."""
 
+import collections
 import json
 import os
 import warnings
@@ -239,18 +240,22 @@ def save_huggingface(model: TransformerXL, directory: str, tokens: Sequence[str]
     Raises:
       ValueError: if TransfoXL has no such model, or the tokens do not fit it.
     """
+    tokens = None if tokens is None else list(tokens)
     if tokens is not None and len(tokens) != model.config.vocab_size:
         raise ValueError(
             f"tokens must be one for each of the {model.config.vocab_size:,} ids. "
             f"Received: {len(tokens):,}."
         )
-    split = [token for token in tokens or () if token.split() != [token]]
-    if split:
+    wrong = [token for token in tokens or () if not _fits_a_line(token)]
+    if wrong:
         raise ValueError(
-            "vocab.txt has a token a line, so that a token has no white space. Received: "
-            f"{split[0]!r}."
+            "vocab.txt has a token a line, so that a token is a str and has no white space. "
+            f"Received: {wrong[0]!r}."
         )
-    eos_id = list(tokens).index("<eos>") if tokens and "<eos>" in tokens else 0
+    twice = [token for token, count in collections.Counter(tokens or ()).items() if count > 1]
+    if twice:
+        raise ValueError(f"Each id needs a token of its own. Received twice: {twice[0]!r}.")
+    eos_id = tokens.index("<eos>") if tokens and "<eos>" in tokens else 0
     config = config_to_huggingface(model.config, eos_id)
     entries = entries_of(model, _PREFIX, repeated_biases=True)
     arrays = {**collect(entries), **constants(_PREFIX, model.config.model_dim)}
@@ -269,6 +274,10 @@ def save_huggingface(model: TransformerXL, directory: str, tokens: Sequence[str]
     _write(os.path.join(directory, _CONFIG), json.dumps(config, indent=2) + "\n")
     if tokens is not None:
         _write(os.path.join(directory, "vocab.txt"), "".join(f"{token}\n" for token in tokens))
+
+
+def _fits_a_line(token) -> bool:
+    return isinstance(token, str) and token.split() == [token]
 
 
 def arrays_in(weights, path: str) -> dict[str, np.ndarray]:

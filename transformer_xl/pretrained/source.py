@@ -71,6 +71,13 @@ def load_from(path: str, given: Mapping, **arguments) -> tuple[TransformerXL, li
 
 def _adapted(model, tokens, given, path, arguments):
     """The model with the settings that are given, where they are others than it has."""
+    fields = [field.name for field in dataclasses.fields(ModelConfig)]
+    unknown = [name for name in given if name not in fields]
+    if unknown:
+        raise ValueError(
+            f"What is given must be fields of ModelConfig: {', '.join(fields)}. Received: "
+            f"{', '.join(unknown)}."
+        )
     plain = {name: value for name, value in given.items() if name not in _BY_EFFECT}
     _compare(plain, {name: getattr(model.config, name) for name in plain}, path)
     config = dataclasses.replace(model.config, **given)
