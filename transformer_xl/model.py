@@ -22,7 +22,7 @@ from transformer_xl.generate import generate
 from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.memory import Memory
 from transformer_xl.one_trace import callables
-from transformer_xl.shapes import checked_tokens
+from transformer_xl.shapes import checked_tokens, known
 
 # The blocks' sites for dropout begin after these.
 _EMBEDDING_SITE, _POSITION_SITE, _HIDDEN_SITE = range(3)
@@ -106,7 +106,7 @@ class TransformerXL(HeadTraining, keras.Model):
             **shared,
         )
         self._make_metrics()
-        self.build(None)
+        self.build((None, None))  # a shape, since SavedModels of models around this ask for it
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
@@ -199,8 +199,8 @@ class TransformerXL(HeadTraining, keras.Model):
         one_trace=False,
     ):
         config = self.config
-        clamp_length = config.clamp_length if clamp_length is None else clamp_length
-        same_length = config.same_length if same_length is None else same_length
+        clamp_length = known(config.clamp_length if clamp_length is None else clamp_length)
+        same_length = known(config.same_length if same_length is None else same_length)
         tokens, batch_size, num_tokens = checked_tokens(tokens)
         if memory is None:
             memory = self.initial_memory(batch_size)
@@ -217,7 +217,7 @@ class TransformerXL(HeadTraining, keras.Model):
         positions = positions_lib.sinusoids(distances, config.model_dim)
         positions = tf.cast(positions, hidden.dtype)
         positions = dropout(positions, config.dropout, seed, _POSITION_SITE)
-        spans = (memory_length, num_tokens, same_length, segment_length)
+        spans = (memory_length, num_tokens, same_length, known(segment_length))
         visible = memory_lib.visibility(memory.valid, *spans)
 
         inputs = []

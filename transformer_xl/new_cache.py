@@ -75,7 +75,7 @@ def _checked_clamp(model, memory_length, segment_length, clamp_length):
     # With fewer positions a single token would find none for the oldest it remembers.
     if segment_length < 1:
         raise ValueError(f"segment_length must be at least 1. Received: {segment_length}.")
-    return tf.constant(clamp_length if clamp_length > 0 else _FARTHEST)
+    return tf.constant(min(int(clamp_length), _FARTHEST) if clamp_length > 0 else _FARTHEST)
 
 
 def _projected_memory(model, memory):

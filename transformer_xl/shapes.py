@@ -34,3 +34,13 @@ def checked_tokens(tokens):
             "tf.ensure_shape(tokens, [None, None])."
         )
     return tokens, *shape_of(tokens)
+
+
+def known(value):
+    """A number as it was before Keras made a tensor of it, as it does with NumPy's in calls.
+
+    Returns:
+      A number of Python, if `value` is a tensor that is known; else `value`.
+    """
+    static = tf.get_static_value(value) if tf.is_tensor(value) else None
+    return value if static is None else static.item()
