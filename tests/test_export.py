@@ -267,11 +267,30 @@ def test_what_lies_beside_the_saved_model(exported, weights, model):
     np.testing.assert_array_equal(again.log_prob(ids)[0], model.log_prob(ids)[0])
 
 
-def test_a_path_and_a_number_of_numpy(model, tmp_path):
-    facts = save_served(model, tmp_path / "served", np.int64(3), clamp_length=5)
+def test_a_path_and_a_number_of_numpy(tmp_path, capsys):
+    """As Keras' users export a model, which is what `save_served` writes."""
+    model = TransformerXL(ModelConfig(vocab_size=9, num_layers=1, model_dim=4, num_heads=1))
+    facts = model.export(tmp_path / "served", memory_length=np.int64(3), clamp_length=5)
+    assert f"{tmp_path}/served, with a memory of 3 tokens" in capsys.readouterr().out
     assert json.loads(json.dumps(facts))["memory_length"] == 3
     signatures = tf.saved_model.load(str(tmp_path / "served")).signatures
-    assert signatures["initial_memory"](batch_size=tf.constant(2))["memory_hidden"].shape[2] == 3
+    memory = signatures["initial_memory"](batch_size=tf.constant(2))
+    assert memory["memory_hidden"].shape == (2, 1, 3, 4)
+    ids = np.array([[1, 2, 8]], np.int32)
+    memory = signatures["initial_memory"](batch_size=tf.constant(1))
+    served = signatures["log_prob"](tokens=ids, **memory)["log_prob"]
+    expected, _ = model.log_prob(ids, model.initial_memory(1, 3), clamp_length=5)
+    np.testing.assert_allclose(served, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [({"format": "onnx"}, "tf_saved_model.*onnx"), ({"input_signature": []}, "input_signature")],
+)
+def test_what_no_export_takes_is_refused(model, tmp_path, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model.export(tmp_path / "served", **arguments)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("length, rule", [(-1, "at least 0"), (2.5, "an integer")])

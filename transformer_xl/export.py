@@ -12,6 +12,44 @@ from transformer_xl.config import check_lengths
 from transformer_xl.memory import Memory
 
 
+class Exports:
+    """Gives a model the `export` that Keras promises, whose own knows no memory."""
+
+    def export(self, filepath, format="tf_saved_model", verbose=None, **lengths):
+        """Writes a SavedModel that plain TensorFlow loads, by `save_served`.
+
+        Args:
+          filepath: of the folder to write; must not exist.
+          format: must be "tf_saved_model".
+          verbose: whether to print what was written; None for yes.
+          **lengths: of `save_served`: `memory_length`, by default the configuration's,
+            `clamp_length` and `same_length`.
+
+        Returns:
+          What `save_served` returns.
+
+        Raises:
+          ValueError: for another format, or what `save_served` does not take.
+          FileExistsError: if the folder exists.
+        """
+        if format != "tf_saved_model":
+            raise ValueError(
+                f'A TransformerXL exports to "tf_saved_model". Received: format={format!r}.'
+            )
+        unknown = set(lengths) - {"memory_length", "clamp_length", "same_length"}
+        if unknown:
+            raise ValueError(
+                "A TransformerXL exports signatures of its own, for which memory_length, "
+                f"clamp_length and same_length may be given. Received: {', '.join(unknown)}."
+            )
+        facts = save_served(
+            self, filepath, **{"memory_length": self.config.memory_length} | lengths
+        )
+        if verbose is not False:
+            print(f"SavedModel: {filepath}, with a memory of {facts['memory_length']} tokens")
+        return facts
+
+
 class _Served(tf.Module):
     """The functions of a SavedModel; the variables are attributes, so that they are saved."""
 

@@ -18,6 +18,7 @@ from transformer_xl import positions as positions_lib
 from transformer_xl.block import make_blocks, normal
 from transformer_xl.config import ModelConfig, check_lengths
 from transformer_xl.dropout import dropout, step_seed
+from transformer_xl.export import Exports
 from transformer_xl.generate import generate
 from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.memory import Memory
@@ -30,7 +31,7 @@ _FIRST_BLOCK_SITE = 3
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
-class TransformerXL(HeadTraining, keras.Model):
+class TransformerXL(HeadTraining, Exports, keras.Model):
     """A language model that remembers the segments before, Dai et al. (2019).
 
     "Transformer-XL: Attentive language models beyond a fixed-length context". Input and output
