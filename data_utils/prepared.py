@@ -134,8 +134,13 @@ def is_occupied(path: Path) -> bool:
 
 
 def is_prepared(path: Path) -> bool:
-    """Whether a folder looks like one that preparation made; it may be damaged."""
-    return (path / META).is_file() and (path / VOCABULARY).is_file()
+    """Whether a folder is one that preparation made; its other files may be damaged."""
+    try:
+        meta = json.loads((path / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    # A user's own folder may have a file of this name.
+    return isinstance(meta, dict) and {"format", "fingerprint", "checksum"} <= meta.keys()
 
 
 def seal(path: Path) -> dict[str, int | str]:

@@ -49,9 +49,10 @@ def find_text(
             contradict each other.
     """
     if not isinstance(data_dir, Path):
-        if not data_dir:
+        files = _without_runs(data_dir)
+        if not files:
             raise ValueError(f"The corpus text needs a file. No file is named {pattern}.")
-        return _divide(data_dir, ALL_PERCENT, any_bytes), ()
+        return _divide(files, ALL_PERCENT, any_bytes), ()
     if data_dir.is_file():
         return _divide([data_dir], ALL_PERCENT, any_bytes), ()
     given = _given_splits(data_dir)
@@ -108,16 +109,27 @@ def _is_text_file(name: str) -> bool:
 def _text_files(folder: Path) -> list[Path]:
     found = []
     for parent, folders, names in os.walk(folder):
-        # A run whose workdir is here must find the same text when it is started again.
-        if is_prepared(Path(parent, "data")):
-            names = [name for name in names if name not in _OF_RUNS]
-        folders[:] = [
-            name
-            for name in folders
-            if not name.startswith(".") and not is_prepared(Path(parent, name))
-        ]
+        folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if _is_text_file(name)]
-    return sorted(found, key=lambda path: _relative(path, folder))
+    return sorted(_without_runs(found), key=lambda path: _relative(path, folder))
+
+
+def _without_runs(paths: Sequence[Path]) -> list[Path]:
+    """The files that no run wrote: one whose workdir is among the text must find the same text
+    when it is started again."""
+    prepared = {}
+
+    def made_by_preparation(folder: Path) -> bool:
+        if folder not in prepared:
+            prepared[folder] = is_prepared(folder)
+        return prepared[folder]
+
+    return [
+        path
+        for path in paths
+        if not made_by_preparation(path.parent)
+        and not (path.name in _OF_RUNS and made_by_preparation(path.parent / "data"))
+    ]
 
 
 def _given_splits(folder: Path) -> dict[str, Path]:

@@ -82,9 +82,9 @@ def test_tokens_that_are_no_tensors(kind):
 @pytest.mark.parametrize("segment_length", [0, -3])
 def test_refuses_to_read_no_token_at_a_time(segment_length):
     model = model_of()
-    with pytest.raises(ValueError, match=f"must be at least 1. Received: {segment_length}"):
+    with pytest.raises(ValueError, match=f"an integer of at least 1. Received: {segment_length}"):
         model.initial_cache(BATCH, segment_length=segment_length)
-    with pytest.raises(ValueError, match=f"must be at least 1. Received: {segment_length}"):
+    with pytest.raises(ValueError, match=f"an integer of at least 1. Received: {segment_length}"):
         cache_of(model, model.initial_memory(BATCH), segment_length)
 
 

@@ -88,6 +88,8 @@ def test_numbers_of_numpy_become_pythons():
     assert json.dumps(dataclasses.asdict(config)) == json.dumps(dataclasses.asdict(plain))
     train = TrainConfig(batch_size=np.int64(4), learning_rate=np.float64(0.5))
     assert json.dumps(dataclasses.asdict(train))
+    assert type(TrainConfig(max_steps=1e5).max_steps) is int
+    assert ModelConfig(9, memory_length=np.array(5)) == ModelConfig(9, memory_length=5.0)
     with pytest.raises(ValueError, match="batch_size must be an integer. Received: 2.5"):
         TrainConfig(batch_size=2.5)
 

@@ -322,6 +322,12 @@ def test_memory_from_numpy(model, remembered):
 def test_rows_to_reset_are_one_for_each(model, start):
     state = getattr(model, start)(BATCH)._replace(valid=tf.constant([1, 2, 3]))
     np.testing.assert_array_equal(state.reset([False, True, False]).valid, [1, 0, 3])
-    for rows in ([True], True, [True, False]):
-        with pytest.raises(ValueError, match="one for each row. Received: shape .* for 3 rows"):
+    for rows in ([True], True, [True, False], [0, 2, 1], [0.0, 1.0, 0.5]):
+        with pytest.raises(ValueError, match="one for each row. Received: .* for 3 rows"):
             state.reset(rows)
+
+
+@pytest.mark.parametrize("valid", [[2.9, 1.5, 0.2], [True, False, True]])
+def test_how_much_is_valid_is_an_integer(model, remembered, valid):
+    with pytest.raises(ValueError, match="valid must be integers.*Received: dtype"):
+        model(TOKENS[:, :5], (remembered.hidden, np.array(valid)))

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import ModelConfig, TransformerXL
+from transformer_xl.new_cache import cache_of
 from transformer_xl.shapes import known
 
 CONFIG = ModelConfig(
@@ -77,6 +78,51 @@ def test_lengths_of_numpy(model, in_graph):
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("of", [np.int64, np.array, tf.constant])
+def test_memories_and_texts_as_long_as_such_numbers(model, of):
+    assert model.initial_memory(3, of(4)).length == 4
+    cache = model.initial_cache(3, of(4), segment_length=of(3), clamp_length=of(2))
+    expected = model.initial_cache(3, 4, segment_length=3, clamp_length=2)
+    tf.nest.map_structure(np.testing.assert_array_equal, cache, expected)
+    cache = cache_of(model, model.initial_memory(3, of(4)), of(3), of(2))
+    tf.nest.map_structure(np.testing.assert_array_equal, cache.positions, expected.positions)
+
+
+def test_a_text_as_long_as_such_numbers(model):
+    settings = {"temperature": 0.0, "jit_compile": False}
+    text = model.generate([[1, 2]], 2, (1, 2), memory_length=3, **settings)
+    of_numpy = {"memory_length": np.int64(3), "num_tokens": tf.constant(2)}
+    np.testing.assert_array_equal(
+        model.generate([[1, 2]], seed=(1, 2), **of_numpy, **settings), text
+    )
+
+
+@pytest.mark.parametrize("of", [keras.Variable, tf.Variable])
+def test_tokens_of_variables(model, of):
+    tokens = of(TOKENS.numpy(), dtype="int32")
+    expected, _ = model(TOKENS)
+    np.testing.assert_array_equal(model(tokens)[0], expected)
+    found, _ = model.extend(tokens, model.initial_cache(3))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Seeded(TransformerXL):
+    """A subclass that knows its seed of dropout itself."""
+
+    def __init__(self, config, **named):
+        super().__init__(config, seed=7, **named)
+
+
+def test_a_subclass_with_a_seed_of_its_own_is_saved(tmp_path):
+    keras.utils.set_random_seed(3)
+    model = Seeded(CONFIG)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert again.get_config()["seed"] == 7
+    np.testing.assert_array_equal(again(TOKENS)[0], model(TOKENS)[0])
+
+
 def test_a_clamp_beyond_int32_is_none(model):
     cache = model.initial_cache(3, clamp_length=2**40)
     np.testing.assert_array_equal(cache.clamp_length, 2**31 - 1)
@@ -84,6 +130,8 @@ def test_a_clamp_beyond_int32_is_none(model):
 
 def test_known_numbers():
     assert (known(3), known(tf.constant(3)), known(np.int64(3))) == (3, 3, 3)
+    assert (known(np.array(3)), known(tf.Variable(3)), known("3")) == (3, 3, "3")
     assert known(tf.constant(True)) is True
+    assert known(tf.constant([3])).shape == (1,)
     symbolic = tf.function(lambda x: known(x) + 1)(tf.constant(3))
     assert symbolic.numpy() == 4

@@ -101,6 +101,24 @@ def test_a_workdir_in_the_folder_of_the_text_is_no_text(tmp_path, workdir):
     assert (after.fingerprint(), after.notes) == (before.fingerprint(), ())
 
 
+def test_a_workdir_among_the_files_of_a_glob_is_no_text(tmp_path):
+    write(tmp_path / "a.txt", "a\n" * 30)
+    before = load_corpus("text", f"{tmp_path}/**/*.txt")
+    prepare(before, tmp_path / "run" / "data")
+    write(tmp_path / "run" / "flags.txt", "--seed=1\n")
+    after = load_corpus("text", f"{tmp_path}/**/*.txt")
+    assert after.fingerprint() == before.fingerprint()
+
+
+def test_files_that_have_names_of_a_runs_are_text(tmp_path):
+    for folder in ("x", "x/data"):
+        write(tmp_path / folder / "sample.txt", "a\n" * 9)
+        write(tmp_path / folder / "vocabulary.txt", "b\n" * 9)
+    write(tmp_path / "x/data/meta.json", '{"author": "x"}')
+    lines = all_lines(load_corpus("text", tmp_path))
+    assert sum(map(len, lines.values())) == 36
+
+
 def test_one_paragraph_too_few_still_gives_every_split_one(tmp_path):
     corpus = load_corpus("text", write(tmp_path / "x.txt", "a " * 500 + "\nb\nc"))
     assert [words(corpus, split) for split in ("valid", "test")] == ["b", "c"]

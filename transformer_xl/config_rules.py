@@ -14,7 +14,7 @@ LARGEST_SEED = 2**32 - 1
 
 
 def of_kind(config):
-    """Makes NumPy's numbers Python's own, and refuses what is no bool, integer or number.
+    """Makes numbers Python's own and of their kind, and refuses what is no bool, integer or number.
 
     Each field may be what its annotation says; text is left to its own rules. A string for a bool
     would else count as True, and NumPy's numbers are no JSON.
@@ -24,7 +24,8 @@ def of_kind(config):
     """
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        value = value.item() if isinstance(value, np.generic) else value
+        one = isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0
+        value = value.item() if one else value
         union = isinstance(field.type, types.UnionType)
         kinds = set(field.type.__args__) if union else {field.type}
         if value is None and type(None) in kinds:
@@ -34,6 +35,8 @@ def of_kind(config):
             fine, name = isinstance(value, int) and value in (0, 1), "True or False"
             value = bool(value) if fine else value
         elif kinds == {int}:
+            # 1e5 is a number of steps.
+            value = int(value) if isinstance(value, float) and value.is_integer() else value
             fine, name = is_whole(value), "an integer"
         elif kinds <= {int, float}:
             fine, name = isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"

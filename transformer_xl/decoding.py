@@ -12,8 +12,10 @@ import tensorflow as tf
 from adaptive import row_noise
 from adaptive.sampling import draw_from
 from transformer_xl.cache import Cache, extend
+from transformer_xl.config import check_lengths
 from transformer_xl.config_rules import finite, is_whole
 from transformer_xl.new_cache import lengthened
+from transformer_xl.shapes import known
 from transformer_xl.turned_kernels import turned_kernels
 
 # Tokens of prompts that are read at a time.
@@ -129,7 +131,8 @@ class Decoder:
         self._model, self._sampling = model, sampling
         self._fixed_weights = fixed_weights
         configured = model.config.memory_length
-        self._memory_length = configured if memory_length is None else memory_length
+        self._memory_length = known(configured if memory_length is None else memory_length)
+        check_lengths(self._memory_length, -1, model.config.same_length)
         self._stop_ids = tuple(int(i) for i in stop_ids)
         if jit_compile is None:
             many = num_tokens is None or num_tokens >= _WORTH_COMPILING

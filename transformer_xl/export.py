@@ -10,6 +10,7 @@ import tensorflow as tf
 from adaptive.sampling import gumbel
 from transformer_xl.config import check_lengths
 from transformer_xl.memory import Memory
+from transformer_xl.shapes import known
 
 
 class Exports:
@@ -105,12 +106,12 @@ def save_served(
             "Remove it, or name another place."
         )
     config = model.config
+    memory_length = known(memory_length)
     lengths = {
-        "clamp_length": config.clamp_length if clamp_length is None else clamp_length,
-        "same_length": config.same_length if same_length is None else same_length,
+        "clamp_length": known(config.clamp_length if clamp_length is None else clamp_length),
+        "same_length": known(config.same_length if same_length is None else same_length),
     }
     check_lengths(memory_length, **lengths)
-    memory_length = int(memory_length)
     served, signatures = _functions(model, memory_length, lengths)
     partial = f"{directory.rstrip('/')}.partial-{os.getpid()}"
     tf.saved_model.save(served, partial, signatures=signatures)

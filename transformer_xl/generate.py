@@ -11,6 +11,7 @@ import tensorflow as tf
 from adaptive import row_noise
 from transformer_xl.config_rules import is_whole
 from transformer_xl.decoding import Decoder, Sampling
+from transformer_xl.shapes import known
 
 
 def generate(
@@ -108,6 +109,7 @@ def checked_prompts(model, prompt) -> list[np.ndarray]:
 
 
 def _checked_count(num_tokens) -> int:
+    num_tokens = known(num_tokens)
     if not is_whole(num_tokens):
         raise ValueError(f"num_tokens must be an integer. Received: {num_tokens!r}.")
     if num_tokens < 1:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from transformer_xl.config import check_lengths
-from transformer_xl.shapes import shape_of
+from transformer_xl.shapes import known, shape_of
 
 
 class Memory(NamedTuple):
@@ -110,6 +110,12 @@ def as_memory(memory) -> Memory:
             "`initial_memory` begins a Memory."
         )
     hidden, valid = memory
+    valid = tf.convert_to_tensor(valid)
+    if not valid.dtype.is_integer:
+        raise ValueError(
+            "Memory's valid must be integers, how many of a row's positions are real. Received: "
+            f"dtype {valid.dtype.name}."
+        )
     return Memory(hidden, tf.cast(valid, tf.int32))
 
 
@@ -119,11 +125,11 @@ def rows_to_reset(rows, valid):
     Raises:
       ValueError: if they are others than there are, which a single one would stand for.
     """
-    rows = tf.cast(rows, tf.bool)
-    if not rows.shape.is_compatible_with(valid.shape):
+    rows = tf.convert_to_tensor(rows)
+    if rows.dtype != tf.bool or not rows.shape.is_compatible_with(valid.shape):
         raise ValueError(
-            "The rows to reset must be bool [B], one for each row. Received: shape "
-            f"{rows.shape} for {valid.shape[0]} rows."
+            "The rows to reset must be bool [B], one for each row. Received: "
+            f"{rows.dtype.name} of shape {rows.shape} for {valid.shape[0]} rows."
         )
     return rows
 
@@ -146,6 +152,7 @@ def initial(num_layers: int, batch_size, memory_length: int, width: int, dtype, 
     Raises:
       ValueError: for a length below 0, or one that is no integer.
     """
+    memory_length = known(memory_length)
     check_lengths(memory_length, -1, False)
     zeros = tf.zeros([batch_size, memory_length, width], dtype)
     valid = tf.fill([batch_size], memory_length if start == "zeros" else 0)

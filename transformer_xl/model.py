@@ -5,6 +5,7 @@ V vocabulary.
 """
 
 import dataclasses
+import inspect
 
 import keras
 import tensorflow as tf
@@ -129,14 +130,8 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
         """
         config = self.config
         length = config.memory_length if memory_length is None else memory_length
-        return memory_lib.initial(
-            config.num_layers,
-            batch_size,
-            length,
-            config.model_dim,
-            self.compute_dtype,
-            config.memory_start,
-        )
+        what = (config.model_dim, self.compute_dtype, config.memory_start)
+        return memory_lib.initial(config.num_layers, batch_size, length, *what)
 
     def initial_cache(
         self,
@@ -238,8 +233,7 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
         """The negative log-likelihood of each target.
 
         Args:
-          tokens: int `[B, L]`.
-          targets: int `[B, L]`.
+          tokens, targets: int `[B, L]`.
           memory, training: as in a call. A `Cache` may stand for memory, to evaluate with; it
             knows its `clamp_length` itself.
           outside_xla: as in the head's `loss`.
@@ -277,8 +271,7 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
         """The weighted sum of the negative log-likelihoods, by the path made for training.
 
         Args:
-          tokens: int `[B, L]`.
-          targets: int `[B, L]`.
+          tokens, targets: int `[B, L]`.
           weights: float `[B, L]`, what each target counts for; no gradient.
           memory, training: as in a call.
           **lengths: `clamp_length`, `same_length`.
@@ -326,8 +319,8 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
         return generate(self, prompt, num_tokens, seed, **settings)
 
     def summed_loss(self, x, y, sample_weight, training):
-        weights = tf.ones(tf.shape(y)) if sample_weight is None else sample_weight
-        weights = tf.cast(weights, tf.float32)
+        given = sample_weight is not None
+        weights = tf.cast(sample_weight, tf.float32) if given else tf.ones(tf.shape(y))
         summed, _ = self.loss(x, y, weights, training=training)
         return summed, weights, None
 
@@ -347,4 +340,7 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        return cls(**{**config, "config": ModelConfig(**config["config"])})
+        config = {**config, "config": ModelConfig(**config["config"])}
+        if "seed" not in inspect.signature(cls.__init__).parameters:
+            config.pop("seed", None)  # a subclass that knows its own
+        return cls(**config)

@@ -1,5 +1,6 @@
 """Shapes that are static wherever they can be, since XLA and the layers after need them."""
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -21,7 +22,7 @@ def checked_tokens(tokens):
     Raises:
       ValueError: if they are not of the shape `[B, L]`.
     """
-    if isinstance(tokens, (np.ndarray, list)):
+    if isinstance(tokens, (np.ndarray, list, tuple, keras.Variable)):
         tokens = tf.convert_to_tensor(tokens)
     shape = getattr(tokens, "shape", None)
     dense = isinstance(tokens, (tf.Tensor, tf.Variable))
@@ -37,10 +38,14 @@ def checked_tokens(tokens):
 
 
 def known(value):
-    """A number as it was before Keras made a tensor of it, as it does with NumPy's in calls.
+    """A number as it was before NumPy, TensorFlow or, in calls, Keras made an array of it.
 
     Returns:
-      A number of Python, if `value` is a tensor that is known; else `value`.
+      A number of Python, if `value` is one number that is known; else `value`.
     """
-    static = tf.get_static_value(value) if tf.is_tensor(value) else None
-    return value if static is None else static.item()
+    static = value
+    if tf.is_tensor(value):
+        eager = isinstance(value, tf.Variable) and tf.executing_eagerly()
+        static = value.numpy() if eager else tf.get_static_value(value)
+    one = isinstance(static, (np.generic, np.ndarray)) and static.ndim == 0
+    return static.item() if one else value
