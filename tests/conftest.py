@@ -9,7 +9,7 @@ from unittest import mock
 # Before TensorFlow is imported: the tests are for any machine, and say nothing about its GPU.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # XLA's own passes all run; LLVM translates their programs, each of which runs a few times, as they
-# are. That takes a fifth of the time of tests that compile. `make slow` leaves LLVM its own ways.
+# are. That saved a fifth of the time of modules that compile. `make slow` leaves LLVM its own ways.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import keras

@@ -1,39 +1,11 @@
 """What a cache is given: sizes known at run time only, arrays and lists, and what it refuses."""
 
-import dataclasses
-import functools
-
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from transformer_xl import ModelConfig, TransformerXL
+from tests.test_cache import BATCH, model_of, segments
 from transformer_xl.new_cache import cache_of
-
-CONFIG = ModelConfig(
-    vocab_size=23,
-    num_layers=2,
-    model_dim=8,
-    num_heads=2,
-    head_dim=3,
-    feed_forward_dim=9,
-    block_pattern="afa",
-    init_stddev=0.4,
-    memory_length=5,
-)
-BATCH = 3
-
-
-@functools.cache  # no test changes its weights
-def model_of(**changes):
-    keras.utils.set_random_seed(3)
-    return TransformerXL(dataclasses.replace(CONFIG, **changes))
-
-
-def segments(lengths):
-    draw = np.random.default_rng(1)
-    return [tf.constant(draw.integers(0, 23, [BATCH, length]), tf.int32) for length in lengths]
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -43,9 +43,8 @@ class Exports:
                 "A TransformerXL exports signatures of its own, for which memory_length, "
                 f"clamp_length and same_length may be given. Received: {', '.join(unknown)}."
             )
-        facts = save_served(
-            self, filepath, **{"memory_length": self.config.memory_length} | lengths
-        )
+        lengths.setdefault("memory_length", self.config.memory_length)
+        facts = save_served(self, filepath, **lengths)
         if verbose is not False:
             print(f"SavedModel: {filepath}, with a memory of {facts['memory_length']} tokens")
         return facts

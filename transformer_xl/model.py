@@ -319,8 +319,8 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
         return generate(self, prompt, num_tokens, seed, **settings)
 
     def summed_loss(self, x, y, sample_weight, training):
-        given = sample_weight is not None
-        weights = tf.cast(sample_weight, tf.float32) if given else tf.ones(tf.shape(y))
+        weights = tf.ones(tf.shape(y)) if sample_weight is None else sample_weight
+        weights = tf.cast(weights, tf.float32)
         summed, _ = self.loss(x, y, weights, training=training)
         return summed, weights, None
 
