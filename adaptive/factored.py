@@ -85,6 +85,7 @@ def logits_of_columns(inputs, linear: Linear):
 def _logits(inputs, table, bias, turned=None):
     if turned is not None:
         products = tf.matmul(inputs, tf.cast(turned, inputs.dtype))
+        products = few_rows.on_all_cores(products, inputs.shape[0])
     elif _is_faster_with_the_table_first(inputs, bias):
         return few_rows.product(inputs, tf.cast(table, tf.float32), tf.cast(bias, tf.float32))
     else:

@@ -8,9 +8,12 @@ import tensorflow as tf
 # A product of at most so many rows is faster with the table first.
 FEW = 16
 
-# With a kernel of so many numbers two rows take XLA on CPUs less time than one, which it seems to
-# leave to one core: that does not read memory as fast as two (docs/decisions/0012).
-_ONE_CORE = range(410 * 410, 512 * 1024 + 1)
+# XLA on CPUs lets cores share a single row's product with a kernel of more numbers than these
+# (docs/decisions/0012), where its columns are a multiple of a vector's width.
+_OF_ONE_CORE = 512 * 1024
+_VECTOR = 16
+# Zeros are worth reading for it up to this share of a kernel.
+_UNUSED = 1 / 8
 
 
 def product(rows, table, bias):
@@ -48,9 +51,7 @@ def on_all_cores(products, num_rows: int | None):
 
 
 def single_row_product(row, kernel):
-    """`row @ kernel`, with a row of zeros beside it where XLA takes less time for two rows.
-
-    That is so for kernels of middle size in float32 on CPUs.
+    """`row @ kernel`, which XLA on CPUs computes apart from what is added to it.
 
     Args:
       row: `[1, E]`.
@@ -59,8 +60,12 @@ def single_row_product(row, kernel):
     Returns:
       `[1, N]`.
     """
-    of_size = row.dtype == tf.float32 and kernel.shape.num_elements() in _ONE_CORE
-    if not of_size or tf.config.list_logical_devices("GPU"):
-        return tf.matmul(row, kernel)
-    products = tf.matmul(tf.pad(row, [[0, 1], [0, 0]]), kernel)
-    return on_all_cores(products, 1)[:1]
+    return on_all_cores(tf.matmul(row, kernel), 1)
+
+
+def shared_width(num_rows: int, num_columns: int) -> int:
+    """So many columns a kernel should have for a single row: more, if that lets cores share it."""
+    least = -(-(_OF_ONE_CORE + 1) // num_rows)
+    least += -least % _VECTOR
+    few_more = num_columns < least <= num_columns * (1 + _UNUSED)
+    return least if few_more else num_columns

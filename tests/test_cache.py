@@ -15,7 +15,7 @@ from transformer_xl.training import evaluate as evaluation
 from transformer_xl.training.devices import Stretches
 from transformer_xl.training.evaluate import Evaluator
 from transformer_xl.training.steps import nll_in_turn
-from transformer_xl.turned_kernels import turned_kernels
+from transformer_xl.turned_kernels import kernels_for_one_row, turned_kernels
 
 pytestmark = pytest.mark.usefixtures("graphs_as_written")
 
@@ -212,6 +212,30 @@ def test_turned_kernels_are_the_same_kernels(layer_norm):
         found, turned = extend(model, tokens, turned, turned_kernels=kernels)
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     for one, other in zip(tf.nest.flatten(turned), tf.nest.flatten(plain), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer_norm", ["post", "pre"])
+@pytest.mark.parametrize(
+    ("sizes", "shapes"),
+    [
+        ({"model_dim": 8, "head_dim": 4, "feed_forward_dim": 12}, [(8, 24), (8, 12)]),
+        ({"model_dim": 8, "head_dim": 4, "feed_forward_dim": 6}, [(8, 24)]),
+        # With columns of zeros, so that cores share the kernel.
+        ({"model_dim": 400, "head_dim": 200, "feed_forward_dim": 12}, [(400, 1312)]),
+    ],
+)
+def test_kernels_for_one_row_are_the_same_kernels(layer_norm, sizes, shapes):
+    model = model_of(layer_norm=layer_norm, **sizes)
+    kernels = kernels_for_one_row(model)
+    found = [tuple(one.kernel.shape) for pair in kernels for one in pair if one]
+    assert found == shapes * model.config.num_layers
+    plain = laid_out = model.initial_cache(1)
+    for tokens in segments((1,) * 7):
+        expected, plain = extend(model, tokens[:1], plain)
+        read, laid_out = extend(model, tokens[:1], laid_out, turned_kernels=kernels)
+        np.testing.assert_allclose(read, expected, rtol=0, atol=1e-5)
+    for one, other in zip(tf.nest.flatten(laid_out), tf.nest.flatten(plain), strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 

@@ -159,7 +159,7 @@ class FeedForward(keras.layers.Layer):
     Call arguments:
       hidden: `[B, L, D]`.
       seed: int32 `[2]`, this step's, for dropout; None for no dropout.
-      turned: of `turned_kernels`, where there are few rows; None for the layer's kernels.
+      turned: a pair of `turned_kernels`, where there are few rows; None for the layer's kernels.
       site: another than the layer's own, or its counter.
 
     Returns:
@@ -210,18 +210,19 @@ class FeedForward(keras.layers.Layer):
         return tf.recompute_grad(both_layers)(hidden, *tensors_of(self))
 
     def _both_layers(self, hidden, seed, site, turned=None):
+        first, second = turned or ((), ())
         # Rows of a matrix, which TensorFlow makes one kernel of, with bias and ReLU.
         rows = tf.reshape(hidden, [-1, self.width])
-        if turned is None:
+        if first:
+            inner = first(rows)
+        else:
             # Cast here too, as Keras does not where the backward pass computes this again.
             kernel = tf.cast(self.inner_kernel, rows.dtype)
             inner = on_all_cores(tf.matmul(rows, kernel), rows.shape[0])
             inner = add_bias(inner, self.inner_bias)
-        else:
-            inner = turned[0](rows)
         inner, scale = relu_dropout(inner, self.dropout, seed, site)
-        if turned is not None:
-            return tf.reshape(turned[1](inner), shape_of(hidden))
+        if second:
+            return tf.reshape(second(inner), shape_of(hidden))
         kernel = tf.cast(self.outer_kernel, rows.dtype)
         outer = on_all_cores(tf.matmul(inner, kernel), rows.shape[0])
         if scale is not None:

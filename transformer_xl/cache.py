@@ -102,7 +102,8 @@ def extend(
     """Reads a segment behind what is in the cache; see `TransformerXL.extend`.
 
     Args:
-      turned_kernels: of `turned_kernels`, for single tokens; None for the model's own.
+      turned_kernels: of `turned_kernels` or, of a batch of one, of `kernels_for_one_row`, for
+        single tokens; None for the model's own.
 
     Raises:
       ValueError: if tokens are not `[B, L]`, for what is no cache, or one of another model or
@@ -172,7 +173,8 @@ def _read_one(cache, same_length, outside_xla):
             key, value = keys_and_values(attention, inputs)
             content_BH1K, position_BH1K = _queries(attention, inputs)
         else:
-            thirds = tf.split(turned[0](inputs[:, 0]), 3, axis=-1)
+            together = turned[0](inputs[:, 0])[:, : 3 * attention.num_heads * attention.head_dim]
+            thirds = tf.split(together, 3, axis=-1)
             query, key, value = (third[:, None] for third in thirds)
             key, value = attention.heads(key), attention.heads(value)
             content_BH1K, position_BH1K = attention.queries(query)
@@ -304,7 +306,7 @@ def _mixed(attention, scores_BHLS, visible, values_BHSK, turned=None):
     context_BLHK = tf.transpose(tf.matmul(weights_BHLS, values_BHSK), [0, 2, 1, 3])
     _, length, heads, size = shape_of(context_BLHK)
     context_BLI = tf.reshape(context_BLHK, [-1, length, heads * size])
-    if turned is not None:
+    if turned is not None and turned[1]:
         return turned[1](context_BLI[:, 0])[:, None]
     return _product(context_BLI, _cast(attention, attention.output_kernel))
 

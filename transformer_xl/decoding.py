@@ -16,7 +16,7 @@ from transformer_xl.config import check_lengths
 from transformer_xl.config_rules import finite, is_whole
 from transformer_xl.new_cache import lengthened
 from transformer_xl.shapes import known
-from transformer_xl.turned_kernels import turned_kernels
+from transformer_xl.turned_kernels import kernels_for_one_row, turned_kernels
 
 # Tokens of prompts that are read at a time.
 _SEGMENT = 512
@@ -25,10 +25,10 @@ _SEGMENT = 512
 # narrow layers; for `wikitext103_base` 300 to 650 do (docs/generation.md).
 _WORTH_COMPILING = 1000
 
-# Under XLA products of so many rows take less time with the kernels turned, of one row they do not,
-# and without XLA of no number of rows (docs/decisions/0012).
-_TURNED_FROM, _TURNED_TO = 2, 32
-# In shorter texts turning them takes longer than they save.
+# Under XLA products of up to so many rows take less time with kernels laid out anew, without it of
+# no number of rows (docs/decisions/0012).
+_TURNED_TO = 32
+# In shorter texts making them takes longer than they save.
 _WORTH_TURNING = 20
 
 # The least length of a text's rings, and by how much the next is longer: each is compiled.
@@ -139,8 +139,8 @@ class Decoder:
             jit_compile = many or bool(tf.config.list_physical_devices("GPU"))
         self.jit_compile = jit_compile
         self._most_tokens = 0
-        self._turns, self._ring_lengths = {}, {}  # by batch size
-        self._made = {}  # of fixed weights, by whether kernels are turned
+        self._layouts, self._ring_lengths = {}, {}  # by batch size
+        self._made = {}  # of fixed weights, by the kernels' layout
         self._start = tf.function(self._read_first, autograph=False)
         self._read = tf.function(self._read_segment, autograph=False)
         self._make = tf.function(self._made_of_weights, autograph=False)
@@ -156,7 +156,7 @@ class Decoder:
             begins empty, a text that will be shorter than it is costs no more a token than a
             memory of 64, 256, 1,024 and so on that holds it. Batches of a size use what is
             compiled already, if it is long enough, and the first decides whether kernels are
-            turned.
+            laid out anew.
         """
         lengths = np.array([len(prompt) for prompt in prompts])
         longest = int(lengths.max())
@@ -171,15 +171,15 @@ class Decoder:
             # Of what is not there nothing has to be read and copied. Longer prompts all have the
             # same shapes.
             length = min(length, columns)
-        turn = self._turns_kernels(len(prompts), num_tokens)
+        layout = self._layout(len(prompts), num_tokens)
         state, kept = (), None
         if self._fixed_weights:
-            kept = self._made[turn] = self._made.get(turn) or self._make(turn)
+            kept = self._made[layout] = self._made.get(layout) or self._make(layout)
         for start in range(0, columns, width):
             now = np.clip(lengths - (columns - start - width), 0, width).astype(np.int32)
             segment = tf.constant(tokens[:, start : start + width]), tf.constant(now)
             if start == 0:
-                *state, of_weights = self._start(*segment, length, rings, turn, kept is None)
+                *state, of_weights = self._start(*segment, length, rings, layout, kept is None)
             else:
                 state = self._read(*segment, state[1])
         hidden, cache = state
@@ -245,15 +245,16 @@ class Decoder:
             known.add(min(length, self._memory_length))
         return min(length for length in known if length >= needed)
 
-    def _turns_kernels(self, num_rows, num_tokens):
-        if num_rows not in self._turns:
-            few = _TURNED_FROM <= num_rows <= _TURNED_TO
+    def _layout(self, num_rows, num_tokens):
+        """For which rows kernels are laid out anew: "one", "few"; "" for none."""
+        if num_rows not in self._layouts:
             long = num_tokens is None or num_tokens >= _WORTH_TURNING or self._fixed_weights
             on_cpu = not tf.config.list_physical_devices("GPU")
-            self._turns[num_rows] = few and long and self.jit_compile and on_cpu
-        return self._turns[num_rows]
+            anew = num_rows <= _TURNED_TO and long and self.jit_compile and on_cpu
+            self._layouts[num_rows] = ("one" if num_rows == 1 else "few") if anew else ""
+        return self._layouts[num_rows]
 
-    def _read_first(self, tokens, lengths, length, rings, turn, make):
+    def _read_first(self, tokens, lengths, length, rings, layout, make):
         """Hidden states and cache after the first segment, and what is made of the weights.
 
         One function for all of it, so that what does not wait for one another is done at once.
@@ -261,7 +262,7 @@ class Decoder:
         Args:
           length: int, positions remembered meanwhile; fewer than in `rings` where this is the last
             segment, too.
-          turn: whether kernels are turned.
+          layout: of kernels, as `_layout` says.
           make: whether anything is made of the weights; else () stands for it.
         """
         batch_size, width = tokens.shape
@@ -270,11 +271,13 @@ class Decoder:
         hidden, cache = self._read_segment(tokens, lengths, cache)
         if length < rings:
             cache = lengthened(self._model, cache, rings).for_single_tokens()
-        return hidden, cache, self._made_of_weights(turn) if make else ()
+        return hidden, cache, self._made_of_weights(layout) if make else ()
 
-    def _made_of_weights(self, turn):
-        kernels, table = turned_kernels(self._model) if turn else (), ()
-        if not self.jit_compile:
+    def _made_of_weights(self, layout):
+        kernels, table = (), ()
+        if layout:
+            kernels = {"one": kernels_for_one_row, "few": turned_kernels}[layout](self._model)
+        if layout == "one" or not self.jit_compile:
             first = tf.convert_to_tensor(self._model.head.linears()[0].table)
             table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
         return OfWeights(kernels, table, self._model.head.tail_bounds())
