@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl.attention import PositionBiases, RelativeAttention
-from transformer_xl.block import add_bias
+from transformer_xl.feed_forward import add_bias
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,23 @@ def test_sixteen_bits_are_normalised_in_float32(policy):
     np.testing.assert_allclose(found, expected, rtol=2 * last_bit, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("there", [1.0, float("nan"), float("inf")])
+def test_the_result_is_made_again_of_what_is_kept(dtype, there):
+    layer = LayerNorm(dtype=dtype)
+    inputs, gamma, beta, *_ = draw()
+    layer.build(SHAPE)
+    layer.set_weights([gamma, beta])
+    inputs = tf.cast(inputs, layer.compute_dtype)
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        outputs, normalised = layer(inputs, with_normalised=True)
+        again = normalised.outputs_after(tf.fill([2], there), outputs.dtype)
+    np.testing.assert_array_equal(again, outputs)
+    np.testing.assert_array_equal(layer(inputs), outputs)
+    assert tape.gradient(again, inputs) is None
+
+
 def test_it_has_the_weights_and_the_configuration_of_keras():
     layer = LayerNorm(epsilon=1e-4, name="norm")
     layer.build(SHAPE)

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import ModelConfig, TransformerXL
-from transformer_xl.block import FeedForward
+from transformer_xl.feed_forward import FeedForward
 from transformer_xl.substitutes import in_place_of, tensors_of
 from transformer_xl.training import steps
 
@@ -92,6 +92,72 @@ def test_a_kind_is_one_function_forward_and_one_backward():
         sizes[num_layers] = len(graph.get_operations())
     # Two weights read, a call and its gradient, two sites: not a layer's five hundred operations.
     assert (sizes[4] - sizes[2]) / 2 < 120
+
+
+def origin(tensor):
+    """What a tensor is another view of."""
+    while tensor.op.type in ("Identity", "IdentityN", "Reshape", "StopGradient", "Cast"):
+        tensor = tensor.op.inputs[tensor.value_index]
+    return tensor
+
+
+def needed(graph):
+    """The operations that a graph's results are made by."""
+    found, left = set(), [output.op for output in graph.outputs]
+    while left:
+        op = left.pop()
+        if op not in found:
+            found.add(op)
+            left += [tensor.op for tensor in op.inputs]
+    return found
+
+
+def function_of(graph, call):
+    return graph._get_function(call.get_attr("f").name).graph
+
+
+def kept_of_hidden(graph, forward, backward):
+    """How often a block's own input is what its forward function keeps for the backward one."""
+    one, other = (
+        graph._get_function(call.get_attr("f").name).graph for call in (forward, backward)
+    )
+    (hidden,) = [given for given in one.inputs if given.op.name == "given"]
+    used = needed(other)
+    kept = [
+        one.outputs[tensor.value_index]
+        for tensor, inside in zip(backward.inputs, other.inputs, strict=True)
+        if tensor.op is forward and inside.op in used
+    ]
+    assert len(kept) > 5
+    return sum(origin(tensor) is hidden for tensor in kept)
+
+
+@pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        # Of a feed-forward block's input there is what a norm made; attention's is remembered.
+        ({"block_pattern": "affaaf"}, [True, False, False, True, True, False]),
+        ({"block_pattern": "fa"}, [True, True]),  # no norm made the first one's
+        ({"block_pattern": "af", "layer_norm": "pre"}, None),
+    ],
+)
+def test_what_feed_forward_blocks_read_is_made_again(changes, expected, dtype):
+    model = model_of(dtype, num_layers=changes["block_pattern"].count("a"), **changes)
+
+    def step():
+        return hidden_and_slopes(model, model.initial_memory(B))
+
+    graph = tf.function(step, autograph=False).get_concrete_function().graph
+    called = [one for one in graph.get_operations() if "Call" in one.type]
+    length = len(changes["block_pattern"])
+    forward, backward = called[:length], called[: length - 1 : -1]
+    if expected is None:
+        inputs = function_of(graph, forward[1]).inputs
+        assert not [given for given in inputs if given.op.name.startswith("known")]
+        return
+    found = [kept_of_hidden(graph, *pair) for pair in zip(forward, backward, strict=True)]
+    assert [number > 0 for number in found] == expected
 
 
 def test_only_where_it_is_asked_for():

@@ -12,7 +12,8 @@ import tensorflow as tf
 from tests.graph_order import ancestors, operations_run
 from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.attention import PositionBiases, RelativeAttention
-from transformer_xl.block import DecoderBlock, FeedForward, rematerialized
+from transformer_xl.block import DecoderBlock, rematerialized
+from transformer_xl.feed_forward import FeedForward
 
 B, L, M, V = 2, 5, 3, 31
 CONFIG = ModelConfig(

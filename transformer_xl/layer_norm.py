@@ -3,8 +3,12 @@
 D width.
 """
 
+from typing import NamedTuple
+
 import keras
 import tensorflow as tf
+
+from transformer_xl.waiting import zero_after
 
 
 @keras.saving.register_keras_serializable(package="transformer_xl")
@@ -20,9 +24,11 @@ class LayerNorm(keras.layers.LayerNormalization):
 
     Call arguments:
       inputs: `[..., D]`.
+      with_normalised: whether `Normalised`, which the result can be made of again, is returned too.
 
     Returns:
-      The same shape, in the compute dtype; computed in float32, or wider where that is wider.
+      The same shape, in the compute dtype; computed in float32, or wider where that is wider. With
+      `with_normalised` the pair of it and a `Normalised`, through which no gradient flows.
 
     Raises:
       ValueError: for another axis than the last, without `center` or `scale`, with `rms_scaling`.
@@ -42,10 +48,27 @@ class LayerNorm(keras.layers.LayerNormalization):
                 f"Received: {given}. Use keras.layers.LayerNormalization for others."
             )
 
-    def call(self, inputs):
+    def call(self, inputs, with_normalised=False):
         dtype = tf.float64 if inputs.dtype == tf.float64 else tf.float32
         wide, gamma, beta = (tf.cast(one, dtype) for one in (inputs, self.gamma, self.beta))
-        return tf.cast(layer_norm(wide, gamma, beta, self.epsilon), self.compute_dtype)
+        outputs, normal = _both(wide, gamma, beta, self.epsilon)
+        outputs = tf.cast(outputs, self.compute_dtype)
+        if not with_normalised:
+            return outputs
+        return outputs, Normalised(*map(tf.stop_gradient, (normal, gamma, beta)))
+
+
+class Normalised(NamedTuple):
+    """What a `LayerNorm` keeps for its gradient, and its weights."""
+
+    normal: tf.Tensor  # [..., D], of mean 0 and variance 1
+    gamma: tf.Tensor  # [D]
+    beta: tf.Tensor  # [D]
+
+    def outputs_after(self, tensor, dtype):
+        """What the layer returned, made again when the tensor is there."""
+        gamma = self.gamma + zero_after(tensor, self.gamma.dtype)
+        return tf.cast(self.normal * gamma + self.beta, dtype)
 
 
 def layer_norm(inputs, gamma, beta, epsilon: float):
@@ -59,17 +82,24 @@ def layer_norm(inputs, gamma, beta, epsilon: float):
     Returns:
       The shape and dtype of `inputs`. It has derivatives of any order.
     """
+    return _both(inputs, gamma, beta, epsilon)[0]
+
+
+def _both(inputs, gamma, beta, epsilon):
+    """The pair (what `layer_norm` returns; what was scaled for it)."""
+    kept = []
 
     @tf.custom_gradient
     def normalised(inputs, gamma, beta):
         normal, inverse = _normal(inputs, epsilon)
+        kept.append(normal)
 
         def gradient(upstream):
             return _slopes(inputs, gamma, upstream, (normal, inverse), epsilon)
 
         return normal * gamma + beta, gradient
 
-    return normalised(inputs, gamma, beta)
+    return normalised(inputs, gamma, beta), kept[0]
 
 
 def _normal(inputs, epsilon):

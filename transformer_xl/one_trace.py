@@ -45,6 +45,7 @@ class OneTrace:
 
     def __init__(self, blocks, rematerialize: bool = False):
         self._functions = {}
+        self._last = None, None  # a block's result, and what that was normalised from
         for block in blocks:
             if block.attends not in self._functions:
                 run = functools.partial(_run, block, rematerialize)
@@ -56,13 +57,23 @@ class OneTrace:
 
         def call(*given, seed=None):
             sites = None if seed is None else [counter(site) for site in block.sites]
+            # What attention reads is remembered, and kept for that: it is not made again.
+            result, normalised = self._last
+            known = normalised if result is given[0] and not block.attends else None
             # Weights are read here: functions that read variables wait for one another.
-            return run(tensors_of(block), given, seed, sites)
+            self._last = run(tensors_of(block), given, seed, sites, known)
+            return self._last[0]
 
         return call
 
 
-def _run(block, rematerialize, weights, given, seed, sites):
-    run = rematerialized(block) if rematerialize else block
+def _run(block, rematerialize, weights, given, seed, sites, known):
+    """A block's result, and what the next one can make it of again, or None."""
     with in_place_of(block, weights):
-        return run(*given, seed=seed, sites=sites)
+        if rematerialize:
+            return rematerialized(block)(*given, seed=seed, sites=sites), None
+        if block.layer_norm == "pre":
+            return block(*given, seed=seed, sites=sites), None
+        # A function, since Keras would cast tensors to the compute dtype.
+        normalised = None if known is None else lambda: known
+        return block(*given, seed=seed, sites=sites, normalised=normalised, with_normalised=True)
