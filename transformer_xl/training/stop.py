@@ -2,6 +2,8 @@
 
 import signal
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 class StoppedError(Exception):
     """What was under way is left undone, for a signal came; it is done when the run goes on."""
@@ -12,16 +14,14 @@ class StopSignal:
 
     def __init__(self):
         self._received = False
-        self._previous = {
-            number: signal.signal(number, self._receive)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self._previous = {number: signal.signal(number, self._receive) for number in _SIGNALS}
 
     def _receive(self, number, frame):
-        del frame
+        del number, frame
         self._received = True
-        # A second one ends the program at once.
-        signal.signal(number, signal.SIG_DFL)
+        # A second one ends the program at once, be it the other of the two.
+        for one in _SIGNALS:
+            signal.signal(one, signal.SIG_DFL)
 
     def requested(self) -> bool:
         """Whether one came."""
