@@ -78,3 +78,65 @@ def test_refuses_what_is_no_cache_of_its_own(length):
             model.extend(tokens, model.initial_cache(rows))
     with pytest.raises(ValueError, match="must be a Cache. Received: Memory"):
         model.extend(tokens, model.initial_memory(BATCH))
+
+
+@pytest.mark.parametrize("kind", [tuple, np.array, tf.constant, tf.Variable])
+@pytest.mark.parametrize(
+    "lengths, message",
+    [
+        ((1, 9, 3), "from 0 to L.*Received: lengths from 1 to 9 for L=8. Pad rows"),
+        ((-1, 8, 3), "from 0 to L.*Received: lengths from -1 to 8 for L=8. Pad rows"),
+        ((1, 8), r"integers of the shape \[B\].*Received: int\d+ of shape \(2,\) for 3 rows"),
+        (8, r"integers of the shape \[B\].*Received: int\d+ of shape \(\) for 3 rows"),
+        ((1.0, 8.0, 3.0), r"integers of the shape \[B\].*Received: float\d+ of shape \(3,\)"),
+    ],
+)
+def test_refuses_lengths_that_rows_cannot_have(kind, lengths, message):
+    model = model_of()
+    (tokens,) = segments((8,))
+    given = lengths if kind is tuple else kind(lengths)
+
+    def read(tokens):
+        return model.extend(tokens, model.initial_cache(BATCH), lengths=given)
+
+    with pytest.raises(ValueError, match=message):
+        read(tokens)
+    if kind is not tf.Variable:  # whose value a graph does not know
+        with pytest.raises(ValueError, match=message):
+            tf.function(read, autograph=False)(tokens)
+
+
+def test_lengths_that_a_graph_does_not_know_are_not_waited_for():
+    model = model_of()
+    (tokens,) = segments((8,))
+
+    @tf.function(autograph=False)
+    def read(lengths):
+        return model.extend(tokens, model.initial_cache(BATCH), lengths=lengths)
+
+    lengths = tf.constant([1, 8, 3])
+    expected, _ = model.extend(tokens, model.initial_cache(BATCH), lengths=lengths)
+    found, _ = read(lengths)
+    np.testing.assert_allclose(found[:, -1], expected[:, -1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("start", ["empty", "zeros"])
+def test_a_row_may_read_nothing(start):
+    model = model_of(memory_start=start)
+    tokens, after = segments((8, 2))
+    _, cache = model.extend(tokens, model.initial_cache(BATCH), lengths=[0, 8, 3])
+    found, _ = model.extend(after, cache)
+    expected, _ = model.extend(after, model.initial_cache(BATCH))
+    np.testing.assert_allclose(found[0], expected[0], rtol=0, atol=1e-6)
+
+
+def test_refuses_padding_between_the_tokens_of_a_row():
+    model = model_of()
+    first, second = segments((3, 4))
+    _, cache = model.extend(first, model.initial_cache(BATCH))
+    model.extend(second, cache, lengths=[4, 4, 4])
+    with pytest.raises(ValueError, match=r"lengths \[0, 3\] of L=4 for the rows \[0, 2\]"):
+        model.extend(second, cache, lengths=[0, 4, 3])
+    cache = cache.reset([True, False, True])
+    _, cache = model.extend(second, cache, lengths=[0, 4, 3])
+    np.testing.assert_array_equal(cache.valid, [0, 5, 3])

@@ -14,7 +14,7 @@ from transformer_xl import positions as positions_lib
 from transformer_xl.attention_core import attention_weights
 from transformer_xl.config import check_lengths
 from transformer_xl.positions import relative_shift
-from transformer_xl.shapes import checked_tokens, shape_of
+from transformer_xl.shapes import checked_row_lengths, checked_tokens, shape_of
 
 
 class Cache(NamedTuple):
@@ -107,7 +107,7 @@ def extend(
 
     Raises:
       ValueError: if tokens are not `[B, L]`, for what is no cache, or one of another model or
-        batch, and for lengths that do not go together.
+        batch, for lengths that do not go together, and for `lengths` that the rows cannot have.
     """
     config = model.config
     same_length = config.same_length if same_length is None else same_length
@@ -127,6 +127,9 @@ def extend(
             "Rows of different lengths are read as one segment. Received: both lengths and "
             f"segment_length={segment_length}."
         )
+    if lengths is not None:
+        lengths = checked_row_lengths(lengths, batch_size, num_tokens)
+        _check_unread(cache, lengths, num_tokens, config.memory_start)
     single = isinstance(num_tokens, int) and num_tokens == 1
     if single and lengths is None and segment_length in (None, 1):
         attend, cache = _read_one(cache, same_length, outside_xla)
@@ -151,6 +154,25 @@ def extend(
     if model.final_norm is not None:
         hidden = model.final_norm(hidden)
     return hidden, cache._replace(keys=tuple(keys), values=tuple(values))
+
+
+def _check_unread(cache, lengths, num_tokens, memory_start):
+    """Refuses padding behind what a row has read, where that can be known.
+
+    It would stand between the row's own tokens. Where texts begin with zeros in memory, these count
+    as read.
+    """
+    read, lengths = tf.get_static_value(cache.valid), tf.get_static_value(lengths)
+    known = read is not None and lengths is not None and isinstance(num_tokens, int)
+    if not known or memory_start == "zeros":
+        return
+    rows = ((read > 0) & (lengths < num_tokens)).nonzero()[0].tolist()
+    if rows:
+        raise ValueError(
+            "Only rows that have read nothing yet may have fewer tokens than the segment. "
+            f"Received: lengths {lengths[rows].tolist()} of L={num_tokens} for the rows {rows}, "
+            "which remember tokens. Reset these in the cache, or read them on their own."
+        )
 
 
 def _read_one(cache, same_length, outside_xla):

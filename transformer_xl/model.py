@@ -172,13 +172,16 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
           same_length: None for the configuration's.
           lengths: int32 `[B]`, where rows are of different lengths: how many of each row's last
             tokens are its own. What stands before them is not attended. Only rows that have read
-            nothing yet may have less than L. None for all L.
+            nothing yet may have less than L, 0 to read nothing. None for all L.
           outside_xla: True where XLA surely does not compile the caller: a single token is then
             written in place by an operation that XLA does not have.
           segment_length: as in a call; not with `lengths`.
 
         Returns:
           The pair (hidden states `[B, L, D]` in the compute dtype, the next `Cache`).
+
+        Raises:
+          ValueError: for what does not go together; `lengths` are looked at where that is no wait.
         """
         named = {"outside_xla": outside_xla, "segment_length": segment_length}
         return cache_lib.extend(self, tokens, cache, same_length, lengths, **named)

@@ -37,6 +37,38 @@ def checked_tokens(tokens):
     return tokens, *shape_of(tokens)
 
 
+def checked_row_lengths(lengths, batch_size, num_tokens):
+    """How many of each row's tokens are its own.
+
+    Args:
+      lengths: what is given as them.
+      batch_size, num_tokens: B and L, of `checked_tokens`.
+
+    Returns:
+      int32 `[B]`.
+
+    Raises:
+      ValueError: if they are no integers of that shape or, where their values are known without
+        waiting for a graph, not from 0 to L.
+    """
+    lengths = tf.convert_to_tensor(lengths)
+    rows = tf.TensorShape([batch_size if isinstance(batch_size, int) else None])
+    if not lengths.dtype.is_integer or not rows.is_compatible_with(lengths.shape):
+        raise ValueError(
+            "Lengths must be integers of the shape [B], one for each row of the tokens. Received: "
+            f"{lengths.dtype.name} of shape {lengths.shape} for {batch_size} rows."
+        )
+    values = tf.get_static_value(lengths)
+    most = num_tokens if isinstance(num_tokens, int) else np.inf
+    if values is not None and values.size and not 0 <= values.min() <= values.max() <= most:
+        raise ValueError(
+            "Lengths must be from 0 to L, how many of each row's last tokens are its own. "
+            f"Received: lengths from {values.min()} to {values.max()} for L={num_tokens}. Pad rows "
+            "at their beginning, and count what is not padding."
+        )
+    return tf.cast(lengths, tf.int32)
+
+
 def known(value):
     """A number as it was before NumPy, TensorFlow or, in calls, Keras made an array of it.
 
