@@ -122,6 +122,33 @@ def test_what_cannot_be_adds_no_entropy(jit_compile):
     np.testing.assert_allclose(expected.entropy, entropy, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ids": [3, 9]}, "Targets must be ids from 0 to 8. Received ids from 0 to 9"),
+        ({"ids": [-1]}, "Targets must be ids from 0 to 8. Received ids from -1 to 0"),
+        ({"ids": [2**32 + 3]}, "Received ids from 0 to 4294967299"),
+        ({"ids": [0.5]}, r"A text must be integer ids .*Received: dtype float64, shape \(1,\)"),
+        ({"ids": [[3]]}, r"A text must be integer ids .*Received: dtype int64, shape \(1, 1\)"),
+        ({"ids": []}, "A text must have at least one token"),
+        ({"eos_id": 9}, "Tokens must be ids from 0 to 8. Received ids from 0 to 9"),
+        ({"segment_length": 0}, "segment_length must be an integer of at least 1. Received: 0"),
+    ],
+)
+def test_refuses_what_is_no_text(changes, message):
+    model = TransformerXL(ModelConfig(vocab_size=9, num_layers=1, model_dim=4, num_heads=1))
+    text = {"ids": [3, 4], "eos_id": 7, "segment_length": LENGTH, **changes}
+    with pytest.raises(ValueError, match=message):
+        explore(make_explore_step(model, 4), memory=model.initial_memory(1), **text)
+
+
+@pytest.mark.parametrize("num_candidates", [0, 10, 2.5, None])
+def test_refuses_candidates_that_there_are_not(num_candidates):
+    model = TransformerXL(ModelConfig(vocab_size=9, num_layers=1, model_dim=4, num_heads=1))
+    with pytest.raises(ValueError, match=f"from 1 to .*, 9. Received: {num_candidates}"):
+        make_explore_step(model, num_candidates)
+
+
 def test_a_page_of_a_text(weights, tmp_path, capsys):
     """Any text stands in it as text; what it shows is what the model says."""
     (tmp_path / "text.txt").write_text(f"{NASTY}\n\nthe word2\n")

@@ -138,6 +138,36 @@ def test_lines_alone_do_not_depend_on_the_others(batch_size, model, text):
         np.testing.assert_allclose(log_prob, alone([line], 1)[0], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("score", [score_in_context, score_alone])
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ([3, 99, 1], "must be ids from 0 to {}. Received ids from 0 to 99"),
+        ([3, -1], "must be ids from 0 to {}. Received ids from -1 to 3"),
+        ([2**32 + 3], "Received ids from 0 to 4294967299"),  # of which int32 has the 3
+        ([0.5, 1.0], r"A line must be integer ids .*Received: dtype float64, shape \(2,\)"),
+        ([[3, 1]], r"A line must be integer ids .*Received: dtype int64, shape \(1, 2\)"),
+    ],
+)
+def test_lines_that_are_no_ids_are_refused(score, line, message, model):
+    network, _ = model
+    step, memory = make_score_step(network), network.initial_memory(1)
+    last = network.config.vocab_size - 1
+    with pytest.raises(ValueError, match=message.format(last)):
+        list(score(step, [[3, 1], line], memory, 0, LENGTH))
+    with pytest.raises(ValueError, match=f"Tokens must be ids from 0 to {last}. Received ids from"):
+        list(score(step, [[3, 1]], memory, last + 1, LENGTH))
+
+
+@pytest.mark.parametrize("score", [score_in_context, score_alone])
+@pytest.mark.parametrize("length", [0, -1, 2.5, None])
+def test_no_tokens_at_a_time_are_refused(score, length, model):
+    network, _ = model
+    message = f"segment_length must be an integer of at least 1. Received: {length}"
+    with pytest.raises(ValueError, match=message):
+        next(score(make_score_step(network), [[3, 1]], network.initial_memory(1), 0, length))
+
+
 def test_lines_come_as_soon_as_they_are_known(model):
     """In context a line waits for the end of a segment, and for no line after it."""
     network, _ = model

@@ -9,7 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from transformer_xl.config_rules import is_whole
 from transformer_xl.memory import Memory
+from transformer_xl.score import checking_ids
+from transformer_xl.shapes import checked_ids, checked_segment_length, known
 
 
 class Expectations(NamedTuple):
@@ -44,10 +47,20 @@ def make_explore_step(model, num_candidates: int, jit_compile: bool = False, **l
       **lengths: `clamp_length`, `same_length`, where they differ from the configuration.
 
     Returns:
-      A function of int32 `[1, L]` tokens, int32 `[1, L]` targets and the `Memory` before, which
-      returns the pair (`Expectations` of tensors over the L targets, next `Memory`).
+      A function of int `[1, L]` tokens, int `[1, L]` targets and the `Memory` before, which
+      returns the pair (`Expectations` of tensors over the L targets, next `Memory`). It raises a
+      `ValueError` for ids outside the vocabulary, where it is called eagerly.
+
+    Raises:
+      ValueError: for a number of candidates that is not from 1 to V.
     """
     clusters = model.embedding.clusters
+    num_candidates = known(num_candidates)
+    if not is_whole(num_candidates) or not 1 <= num_candidates <= clusters.vocab_size:
+        raise ValueError(
+            "num_candidates must be an integer from 1 to the size of the vocabulary, "
+            f"{clusters.vocab_size}. Received: {num_candidates!r}."
+        )
 
     @tf.function(jit_compile=jit_compile, autograph=False)
     def explore_step(tokens, targets, memory: Memory):
@@ -69,7 +82,7 @@ def make_explore_step(model, num_candidates: int, jit_compile: bool = False, **l
         best = tf.math.top_k(log_prob_LV, num_candidates)
         return Expectations(-own, rank, entropy, -of_cluster, cluster, *best), memory
 
-    return explore_step
+    return checking_ids(model, explore_step)
 
 
 def explore(step: Callable, ids, memory: Memory, eos_id: int, segment_length: int) -> Expectations:
@@ -83,12 +96,14 @@ def explore(step: Callable, ids, memory: Memory, eos_id: int, segment_length: in
       segment_length: L, tokens at a time.
 
     Raises:
-      ValueError: for a text without tokens.
+      ValueError: for a text without tokens, or of what are no ids of the vocabulary, and for a
+        segment length below 1.
     """
-    ids = np.asarray(ids, np.int32)
-    if ids.ndim != 1 or not len(ids):
-        raise ValueError(f"A text must have the shape [T], T > 0. Received: shape {ids.shape}.")
-    before = np.concatenate([[eos_id], ids[:-1]]).astype(np.int32)
+    segment_length = checked_segment_length(segment_length)
+    ids = checked_ids(ids, "A text")
+    if not len(ids):
+        raise ValueError("A text must have at least one token. Received: none.")
+    before = np.concatenate([[eos_id], ids[:-1]])
     parts = []
     for start in range(0, len(ids), segment_length):
         now = slice(start, start + segment_length)
@@ -96,6 +111,6 @@ def explore(step: Callable, ids, memory: Memory, eos_id: int, segment_length: in
         # Behind the end stand zeros, which nothing before them sees.
         padding = (0, segment_length - count)
         tokens, targets = (np.pad(row[now], padding)[None] for row in (before, ids))
-        expected, memory = step(tf.constant(tokens), tf.constant(targets), memory)
+        expected, memory = step(tokens, targets, memory)
         parts.append([array.numpy()[:count] for array in expected])
     return Expectations(*(np.concatenate(arrays) for arrays in zip(*parts)))

@@ -8,17 +8,18 @@ import tensorflow as tf
 
 from transformer_xl.cache import Cache, keys_and_values, projected_positions, sinusoids
 from transformer_xl.config import check_lengths
-from transformer_xl.config_rules import is_whole
 from transformer_xl.memory import Memory
-from transformer_xl.shapes import known
+from transformer_xl.shapes import checked_segment_length, known
 
 _FARTHEST = 2**31 - 1
 
 
 def initial(model, batch_size, memory_length: int, segment_length: int, clamp_length: int | None):
     """The cache before the first segment; see `TransformerXL.initial_cache`."""
-    memory_length, segment_length = known(memory_length), known(segment_length)
-    clamp = _checked_clamp(model, memory_length, segment_length, clamp_length)
+    memory_length = known(memory_length)
+    # Below 1 a single token would find no position for the oldest that it remembers.
+    segment_length = checked_segment_length(segment_length)
+    clamp = _checked_clamp(model, memory_length, clamp_length)
     # All positions of the memory before the first segment are alike: one is projected.
     one = model.initial_memory(1, 1)
     keys, values = (
@@ -43,8 +44,8 @@ def cache_of(model, memory: Memory, segment_length: int = 1, clamp_length: int |
     Returns:
       A `Cache` of the same length.
     """
-    segment_length = known(segment_length)
-    clamp = _checked_clamp(model, memory.length, segment_length, clamp_length)
+    segment_length = checked_segment_length(segment_length)
+    clamp = _checked_clamp(model, memory.length, clamp_length)
     slot = [[0, 0], [0, 0], [1, 0], [0, 0]]
     keys, values = (
         tuple(tf.pad(tensor, slot) for tensor in tensors)
@@ -73,14 +74,9 @@ def lengthened(model, cache: Cache, memory_length: int):
     return Cache(keys, values, positions, tf.constant(0), cache.valid, cache.clamp_length)
 
 
-def _checked_clamp(model, memory_length, segment_length, clamp_length):
+def _checked_clamp(model, memory_length, clamp_length):
     clamp_length = known(model.config.clamp_length if clamp_length is None else clamp_length)
     check_lengths(memory_length, clamp_length, False)
-    # With fewer positions a single token would find none for the oldest it remembers.
-    if not is_whole(segment_length) or segment_length < 1:
-        raise ValueError(
-            f"segment_length must be an integer of at least 1. Received: {segment_length!r}."
-        )
     return tf.constant(min(int(clamp_length), _FARTHEST) if clamp_length > 0 else _FARTHEST)
 
 

@@ -4,6 +4,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from transformer_xl.config_rules import is_whole
+
 
 def shape_of(tensor) -> list:
     """The shape as a list of ints, with a scalar tensor where a size is known at run time only."""
@@ -67,6 +69,35 @@ def checked_row_lengths(lengths, batch_size, num_tokens):
             "at their beginning, and count what is not padding."
         )
     return tf.cast(lengths, tf.int32)
+
+
+def checked_ids(ids, what: str) -> np.ndarray:
+    """Ids of a text as an array `[T]` of the integers they are; T may be 0.
+
+    Raises:
+      ValueError: if they are no integers, or of another shape.
+    """
+    ids = np.asarray(ids)
+    if ids.ndim != 1 or (ids.size and not np.issubdtype(ids.dtype, np.integer)):
+        raise ValueError(
+            f"{what} must be integer ids of the shape [T]. Received: dtype {ids.dtype}, shape "
+            f"{ids.shape}."
+        )
+    return ids.astype(np.int64)
+
+
+def checked_segment_length(segment_length) -> int:
+    """How many tokens are read at a time.
+
+    Raises:
+      ValueError: if it is no integer, or below 1.
+    """
+    segment_length = known(segment_length)
+    if not is_whole(segment_length) or segment_length < 1:
+        raise ValueError(
+            f"segment_length must be an integer of at least 1. Received: {segment_length!r}."
+        )
+    return int(segment_length)
 
 
 def known(value):
