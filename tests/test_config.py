@@ -207,6 +207,19 @@ def test_configs_are_frozen_values():
     assert ModelConfig(**dataclasses.asdict(config)) == config
 
 
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"vocab_size": 23}, r"a ModelConfig. Received: dict. Try: ModelConfig\(\*\*config"),
+        (TrainConfig(), "must be a ModelConfig. Received: TrainConfig. Try: ModelConfig"),
+        (None, "must be a ModelConfig. Received: NoneType. Try: ModelConfig"),
+    ],
+)
+def test_a_model_is_of_a_model_config(given, message):
+    with pytest.raises(ValueError, match=message):
+        TransformerXL(given)
+
+
 WIKITEXT103 = {"vocab_size": 267735, "cutoffs": (20000, 40000, 200000)}
 BASE_512 = {"model_dim": 512, "num_heads": 8, "feed_forward_dim": 2048}
 LARGE_CHARACTER = {"num_layers": 24, "model_dim": 1024, "num_heads": 8, "feed_forward_dim": 3072}

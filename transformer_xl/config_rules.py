@@ -4,6 +4,7 @@ import dataclasses
 import math
 import numbers
 import types
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -45,6 +46,17 @@ def of_kind(config):
         if not fine:
             raise ValueError(f"{field.name} must be {name}. Received: {value!r}.")
         object.__setattr__(config, field.name, value)
+
+
+def instance_of(config, kind: type):
+    """The configuration, where it is one of its class; else an error, also for its fields alone."""
+    if isinstance(config, kind):
+        return config
+    fields = "**config" if isinstance(config, Mapping) else "..."
+    raise ValueError(
+        f"A configuration must be a {kind.__name__}. Received: {type(config).__name__}. Try: "
+        f"{kind.__name__}({fields})."
+    )
 
 
 def at_least(config, name: str, bound):

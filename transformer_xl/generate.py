@@ -127,12 +127,16 @@ def _checked_stops(model, stop_ids):
 
 
 def _row_seeds(seed, num_rows: int):
-    seed = tf.cast(seed, tf.int32)
-    if seed.shape == (2,):
-        return row_noise.fold_in(tf.tile(seed[None], [num_rows, 1]), tf.range(num_rows))
-    if seed.shape != (num_rows, 2):
+    given = np.asarray(seed)
+    if not np.issubdtype(given.dtype, np.integer) or given.shape not in ((2,), (num_rows, 2)):
+        of_python = seed is None or isinstance(seed, (int, float, str))
+        received = repr(seed) if of_python else f"shape {given.shape}, dtype {given.dtype}"
         raise ValueError(
             "A seed must be two integers, shape [2], or two for each prompt, shape "
-            f"[{num_rows}, 2]. Received: shape {seed.shape}."
+            f"[{num_rows}, 2]. Received: {received}. Try: seed=(1, 2), whose text is always the "
+            "same, or seed=np.random.default_rng().integers(2**31, size=2)."
         )
+    seed = tf.cast(given, tf.int32)
+    if seed.shape == (2,):
+        return row_noise.fold_in(tf.tile(seed[None], [num_rows, 1]), tf.range(num_rows))
     return seed

@@ -18,6 +18,7 @@ from transformer_xl import new_cache
 from transformer_xl import positions as positions_lib
 from transformer_xl.block import make_blocks, normal
 from transformer_xl.config import ModelConfig, check_lengths
+from transformer_xl.config_rules import instance_of
 from transformer_xl.dropout import dropout, step_seed
 from transformer_xl.export import Exports
 from transformer_xl.generate import generate
@@ -63,8 +64,8 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
       The pair (hidden states `[B, L, D]` in the compute dtype, the next `Memory`).
 
     Raises:
-      ValueError: if memory does not fit the model, if the tokens are not whole segments, or, in
-        eager calls, for ids outside the vocabulary.
+      ValueError: for a config of another kind, memory that does not fit the model, tokens that are
+        not whole segments, or, in eager calls, ids outside the vocabulary.
 
     Example:
       >>> model = TransformerXL(ModelConfig(vocab_size=100, cutoffs=(20,), div_val=4))
@@ -77,7 +78,7 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
     def __init__(self, config: ModelConfig, seed: int | None = None, **kwargs):
         # Checkpoints know variables by path, so no name may depend on what was made before.
         super().__init__(**{"name": "transformer_xl", **kwargs})
-        self.config = config
+        self.config = instance_of(config, ModelConfig)
         self.seed_generator = keras.random.SeedGenerator(seed, name="dropout_seed")
         shared = {"dtype": self.dtype_policy}
         tables = {
