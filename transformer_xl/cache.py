@@ -12,7 +12,7 @@ from adaptive.few_rows import single_row_product
 from transformer_xl import memory as memory_lib
 from transformer_xl import positions as positions_lib
 from transformer_xl.attention_core import attention_weights
-from transformer_xl.config import check_lengths
+from transformer_xl.config_rules import check_lengths
 from transformer_xl.positions import relative_shift
 from transformer_xl.shapes import checked_row_lengths, checked_tokens, shape_of
 

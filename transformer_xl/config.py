@@ -10,8 +10,8 @@ from adaptive.clusters import Clusters, per_cluster
 from transformer_xl.config_rules import (
     LARGEST_SEED,
     at_least,
+    check_lengths,
     finite,
-    is_whole,
     of_kind,
     one_of,
     whole,
@@ -59,6 +59,9 @@ class ModelConfig:
       rematerialize_attention: the same for the attention weights only, which grow with the product
         of segment and memory length.
       rematerialize_feed_forward: the same for the inner feed-forward layers only.
+
+    A new configuration with other values comes of `with_changes`: `dataclasses.replace` leaves the
+    fields for which None may stand as they were made of the old values.
 
     Raises:
       ValueError: for a value outside its rule; the message names the field.
@@ -139,6 +142,30 @@ class ModelConfig:
         set_field("block_pattern", pattern)
         check_lengths(self.memory_length, self.clamp_length, self.same_length)
         finite(self)
+
+    def with_changes(self, **changes) -> "ModelConfig":
+        """The same with other values, which sizes that were made of the old ones follow.
+
+        `embedding_dim`, `head_dim` and `block_pattern` are made anew where they are not given here
+        and are what None stands for, whoever gave them.
+
+        Args:
+          **changes: fields.
+
+        Raises:
+          ValueError: as `ModelConfig`.
+
+        Example:
+          >>> ModelConfig(vocab_size=100).with_changes(model_dim=64).head_dim
+          16
+        """
+        follows = {
+            "embedding_dim": self.embedding_dim == self.model_dim,
+            "head_dim": self.head_dim * self.num_heads == self.model_dim,
+            "block_pattern": self.block_pattern == "af" * self.num_layers,
+        }
+        anew = {name: None for name, is_made in follows.items() if is_made}
+        return dataclasses.replace(self, **{**anew, **changes})
 
     def _tie_projections(self, num_clusters: int) -> tuple[bool, ...]:
         if isinstance(self.tie_projections, str):
@@ -309,25 +336,3 @@ def evaluation_lengths(model: ModelConfig, train: TrainConfig) -> dict:
         lengths[name] = getattr(model, name) if own is None else own
     check_lengths(**lengths)
     return lengths
-
-
-def check_lengths(memory_length: int, clamp_length: int, same_length: bool):
-    """The rules on what attention reaches, in training and in evaluation.
-
-    Raises:
-      ValueError: if one is broken.
-    """
-    for name, length in (("memory_length", memory_length), ("clamp_length", clamp_length)):
-        if not is_whole(length):
-            raise ValueError(f"{name} must be an integer. Received: {length!r}.")
-    if memory_length < 0:
-        raise ValueError(f"memory_length must be at least 0. Received: {memory_length}.")
-    if clamp_length != -1 and clamp_length < 1:
-        raise ValueError(
-            f"clamp_length must be at least 1, or -1 for no bound. Received: {clamp_length}."
-        )
-    if same_length and memory_length < 1:
-        raise ValueError(
-            "same_length lets every query see memory_length keys, itself included, so it needs a "
-            f"memory_length of at least 1. Received: memory_length={memory_length}."
-        )

@@ -100,3 +100,25 @@ def finite(config, but: tuple[str, ...] = ()):
             raise ValueError(
                 f"{field.name} must be finite, and at most {LARGEST_FLOAT:g}. Received: {value}."
             )
+
+
+def check_lengths(memory_length: int, clamp_length: int, same_length: bool):
+    """The rules on what attention reaches, in training and in evaluation.
+
+    Raises:
+      ValueError: if one is broken.
+    """
+    for name, length in (("memory_length", memory_length), ("clamp_length", clamp_length)):
+        if not is_whole(length):
+            raise ValueError(f"{name} must be an integer. Received: {length!r}.")
+    if memory_length < 0:
+        raise ValueError(f"memory_length must be at least 0. Received: {memory_length}.")
+    if clamp_length != -1 and clamp_length < 1:
+        raise ValueError(
+            f"clamp_length must be at least 1, or -1 for no bound. Received: {clamp_length}."
+        )
+    if same_length and memory_length < 1:
+        raise ValueError(
+            "same_length lets every query see memory_length keys, itself included, so it needs a "
+            f"memory_length of at least 1. Received: memory_length={memory_length}."
+        )

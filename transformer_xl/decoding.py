@@ -12,8 +12,7 @@ import tensorflow as tf
 from adaptive import row_noise
 from adaptive.sampling import draw_from
 from transformer_xl.cache import Cache, extend
-from transformer_xl.config import check_lengths
-from transformer_xl.config_rules import finite, is_whole
+from transformer_xl.config_rules import check_lengths, finite, is_whole
 from transformer_xl.new_cache import lengthened
 from transformer_xl.shapes import known
 from transformer_xl.turned_kernels import kernels_for_one_row, turned_kernels

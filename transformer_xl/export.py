@@ -8,7 +8,7 @@ import os
 import tensorflow as tf
 
 from adaptive.sampling import gumbel
-from transformer_xl.config import check_lengths
+from transformer_xl.config_rules import check_lengths
 from transformer_xl.memory import Memory
 from transformer_xl.shapes import known
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from transformer_xl.config import check_lengths
+from transformer_xl.config_rules import check_lengths
 from transformer_xl.shapes import known, shape_of
 
 

@@ -17,8 +17,8 @@ from transformer_xl import memory as memory_lib
 from transformer_xl import new_cache
 from transformer_xl import positions as positions_lib
 from transformer_xl.block import make_blocks, normal
-from transformer_xl.config import ModelConfig, check_lengths
-from transformer_xl.config_rules import instance_of
+from transformer_xl.config import ModelConfig
+from transformer_xl.config_rules import check_lengths, instance_of
 from transformer_xl.dropout import dropout, step_seed
 from transformer_xl.export import Exports
 from transformer_xl.generate import generate

@@ -7,7 +7,7 @@ whose positions are kept.
 import tensorflow as tf
 
 from transformer_xl.cache import Cache, keys_and_values, projected_positions, sinusoids
-from transformer_xl.config import check_lengths
+from transformer_xl.config_rules import check_lengths
 from transformer_xl.memory import Memory
 from transformer_xl.shapes import checked_segment_length, known
 
