@@ -160,3 +160,47 @@ def unpacked(data):
             "Received: inputs only."
         )
     return x, y, sample_weight
+
+
+def product_of_weights(targets, *given):
+    """What each target counts for.
+
+    Args:
+      targets: int `[...]`.
+      *given: weights, bool or numbers, of the targets' shape or of its first axes only, one for
+        each row for instance; None counts all alike.
+
+    Returns:
+      float32 `[...]`, of the targets' shape.
+
+    Raises:
+      ValueError: for weights of another shape, where it is known.
+    """
+    targets = tf.convert_to_tensor(targets)
+    weights = tf.ones(tf.shape(targets))
+    for one in given:
+        if one is None:
+            continue
+        one = tf.cast(one, tf.float32)
+        # Keras forgets a rank where weights come with two of them.
+        if None in (one.shape.rank, targets.shape.rank):
+            missing = tf.ones([tf.rank(targets) - tf.rank(one)], tf.int32)
+            one = tf.reshape(one, tf.concat([tf.shape(one), missing], 0))
+        else:
+            _check_axes(one.shape, targets.shape)
+            for _ in range(targets.shape.rank - one.shape.rank):
+                one = one[..., None]
+        weights *= one
+    return tf.ensure_shape(weights, targets.shape)
+
+
+def _check_axes(shape, of_targets):
+    sizes = zip(shape, of_targets)
+    fits = shape.rank <= of_targets.rank and all(
+        one in (1, None) or size in (one, None) for one, size in sizes
+    )
+    if not fits:
+        raise ValueError(
+            "Weights must have the shape of the targets, or of their first axes: one for each "
+            f"row. Received: weights of shape {shape} for targets of shape {of_targets}."
+        )

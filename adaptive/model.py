@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from .head import SoftmaxHead
-from .head_training import HeadTraining
+from .head_training import HeadTraining, product_of_weights
 from .hidden_states import as_targets
 from .search import TopK
 from .tying import embeds, layer_at, path_of
@@ -111,21 +111,9 @@ class SoftmaxModel(HeadTraining, keras.Model):
 
     def _weights(self, hidden, targets, sample_weight):
         """float32, of the shape of the targets."""
-        shape = tf.shape(targets)
         mask = getattr(hidden, "_keras_mask", None)  # where Keras keeps what a layer masks
-        weights = tf.ones(shape)
-        for one in (sample_weight, mask):
-            if one is None:
-                continue
-            one = tf.cast(one, tf.float32)
-            if one.shape.rank is None:  # Keras forgets it where weights come with two of them
-                missing = tf.ones([targets.shape.rank - tf.rank(one)], tf.int32)
-                one = tf.reshape(one, tf.concat([tf.shape(one), missing], 0))
-            else:
-                for _ in range(targets.shape.rank - one.shape.rank):
-                    one = one[..., None]
-            weights *= one
-        return self.head.target_weights(targets, tf.ensure_shape(weights, targets.shape))
+        weights = product_of_weights(targets, sample_weight, mask)
+        return self.head.target_weights(targets, weights)
 
     def likeliest(self, hidden, k):
         return self.head.top_k(hidden, min(k, self.head.clusters.vocab_size)).ids

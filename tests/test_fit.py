@@ -161,6 +161,43 @@ def test_one_step_of_fit_follows_the_gradient_of_the_mean():
         )
 
 
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_a_weight_for_each_row_is_that_of_its_tokens(run_eagerly):
+    tokens, targets, weights = BATCHES[1]
+    rows = weights[:, 0]
+    found = {}
+    for name, given in (("row", rows), ("column", rows[:, None]), ("token", rows)):
+        if name == "token":
+            given = np.repeat(rows[:, None], LENGTH, 1)
+        model = make()
+        model.compile(keras.optimizers.SGD(0.5), run_eagerly=run_eagerly)
+        history = model.fit(tokens, targets, sample_weight=given, shuffle=False, verbose=0)
+        loss = model.evaluate(tokens, targets, sample_weight=given, verbose=0)
+        found[name] = [*history.history["loss"], *loss, *model.get_weights()]
+    nll, _ = make().nll(tokens, targets)
+    np.testing.assert_allclose(found["row"][0], np.average(nll.numpy().mean(1), weights=rows), 1e-6)
+    for name in ("column", "token"):
+        for one, other in zip(found["row"], found[name]):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_weights_of_tokens_then_of_rows(model):
+    """Keras then traces its step again for weights of unknown rank."""
+    tokens, targets, weights = BATCHES[1]
+    model.evaluate(tokens, targets, sample_weight=weights, verbose=0)
+    rows = weights[:, 0]
+    loss, _ = model.evaluate(tokens, targets, sample_weight=rows, verbose=0)
+    nll, _ = model.nll(tokens, targets)
+    np.testing.assert_allclose(loss, np.average(nll.numpy().mean(1), weights=rows), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(LENGTH + 1,), (3, LENGTH, 1), (2,)])
+def test_weights_that_do_not_fit_are_refused(model, shape):
+    tokens, targets, _ = BATCHES[1]
+    with pytest.raises(ValueError, match=r"one for each row. Received: weights of shape \("):
+        model.test_step((tf.constant(tokens), tf.constant(targets), tf.ones(shape)))
+
+
 def test_a_batch_of_padding_moves_nothing():
     model = make()
     model.compile(keras.optimizers.SGD(0.5), run_eagerly=True)

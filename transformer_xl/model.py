@@ -11,7 +11,7 @@ import keras
 import tensorflow as tf
 
 from adaptive import AdaptiveEmbedding, AdaptiveSoftmax
-from adaptive.head_training import HeadTraining, unpacked
+from adaptive.head_training import HeadTraining, product_of_weights, unpacked
 from transformer_xl import cache as cache_lib
 from transformer_xl import memory as memory_lib
 from transformer_xl import new_cache
@@ -43,8 +43,8 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
     and `same_length` can be given to every call and default to the configuration's; the memory
     returned is as long as the one passed in, which may differ from training's.
 
-    `fit`, `evaluate` and `predict` take batches `(tokens, targets, weights)` and carry no memory
-    from one to the next; `train.py` does.
+    `fit`, `evaluate` and `predict` take batches `(tokens, targets, weights)`, the weights `[B, L]`
+    or `[B]`, one for each row, and carry no memory from one to the next; `train.py` does.
 
     Args:
       config: a `ModelConfig`.
@@ -323,8 +323,7 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
         return generate(self, prompt, num_tokens, seed, **settings)
 
     def summed_loss(self, x, y, sample_weight, training):
-        weights = tf.ones(tf.shape(y)) if sample_weight is None else sample_weight
-        weights = tf.cast(weights, tf.float32)
+        weights = product_of_weights(y, sample_weight)
         summed, _ = self.loss(x, y, weights, training=training)
         return summed, weights, None
 
