@@ -198,8 +198,13 @@ def as_flagfile() -> str:
     return "\n".join(line for line in lines if line) + "\n"
 
 
-def take_missing_from(flagfile_lines) -> list[str]:
+def take_missing_from(flagfile_lines, kind: str | None = None) -> list[str]:
     """Sets the flags that the command line does not give to the values of a recorded run.
+
+    Args:
+      flagfile_lines: of the run.
+      kind: of the run's vocabulary, which its flags say only where it is not the corpus' own; None
+        where the command line does not give one.
 
     Returns:
       The flags of the run that there are none of here, which are left out.
@@ -219,7 +224,7 @@ def take_missing_from(flagfile_lines) -> list[str]:
             recorded[name] = "false" if negated else value if equals else "true"
         else:
             unknown.append(name)
-    _check_text(recorded)
+    _check_text({"vocabulary": kind, **recorded})
     for name, value in recorded.items():
         if not flags.FLAGS[name].present:
             try:

@@ -27,7 +27,7 @@ from .prepared_report import preparation_report
 from .segments import Batch, EvalSegments, TrainSegments
 from .symbol_vocabularies import ByteVocabulary, CharacterVocabulary, PieceVocabulary
 from .unigram import unigram_nll
-from .vocabularies import VOCABULARY_KINDS, load_vocabulary
+from .vocabularies import VOCABULARY_KINDS, kind_of, load_vocabulary
 from .vocabulary import WordVocabulary
 
 __all__ = [
@@ -46,6 +46,7 @@ __all__ = [
     "Vocabulary",
     "WordVocabulary",
     "default_download_dir",
+    "kind_of",
     "load_corpus",
     "load_vocabulary",
     "open_prepared",

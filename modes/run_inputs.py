@@ -9,6 +9,7 @@ from data_utils import (
     GivenVocabulary,
     PreparedCorpus,
     WordVocabulary,
+    kind_of,
     load_corpus,
     load_vocabulary,
     prepare,
@@ -32,21 +33,25 @@ def recorded_run():
         raise FileNotFoundError(
             f"--workdir={directory} holds no run (it has no config.json). Train there first."
         )
-    _take_flags(os.path.join(directory, "flags.txt"))
+    _take_flags(directory)
     record.check(directory, flags.model_config(record.model.vocab_size, record.model.cutoffs))
     return directory, record
 
 
-def _take_flags(path):
+def _take_flags(directory):
     """The flags that a run recorded stand in for those not given."""
+    path = os.path.join(directory, "flags.txt")
     if not os.path.isfile(path):
         raise FileNotFoundError(
             f"A run's flags are needed. There is no {path}. Bring it back from a copy, or write it "
             "anew, a --flag=value a line, by config.json beside it."
         )
+    kind = None
+    if flags.VOCABULARY.present:
+        kind = kind_of(load_vocabulary(os.path.join(directory, "vocabulary")))
     try:
         with open(path, encoding="utf-8") as lines:
-            unknown = flags.take_missing_from(lines)
+            unknown = flags.take_missing_from(lines, kind)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if unknown:

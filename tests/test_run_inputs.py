@@ -7,7 +7,7 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 import flags
-from data_utils import WordVocabulary
+from data_utils import CharacterVocabulary, WordVocabulary
 from modes.run_inputs import recorded_run, run_vocabulary
 from transformer_xl import ModelConfig, TrainConfig
 from transformer_xl.training.workdir import RunRecord, read_record
@@ -43,12 +43,21 @@ def test_a_runs_flags_stand_in(directory, monkeypatch):
     read(directory, f"--data_dir={directory}/here", "--corpus=text", "--nolowercase")
 
 
+def test_what_a_runs_vocabulary_is_without_its_flags_may_be_said(directory):
+    read(directory, "--vocabulary=word")
+    # That of given weights may be of another kind than the corpus' own.
+    CharacterVocabulary.from_counts({"a": 9, "b": 7}).save(directory / "vocabulary")
+    read(directory, "--vocabulary=character")
+    with pytest.raises(ValueError, match="vocabulary is character there, word now"):
+        read(directory, "--vocabulary=word")
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("--data_dir=there", "data_dir is here there, there now"),
         ("--corpus=ptb", "corpus is text there, ptb now"),
-        ("--vocabulary=byte", "vocabulary is not given there, byte now"),
+        ("--vocabulary=byte", "vocabulary is word there, byte now"),
         ("--vocabulary_size=9", "vocabulary_size is not given there, 9 now"),
         ("--lowercase", "lowercase is false there, True now"),
     ],
