@@ -10,7 +10,7 @@ import re
 
 from absl import flags
 
-from data_utils import VOCABULARY_KINDS
+from data_utils import VOCABULARY_KINDS, is_of_sentences
 from flag_groups.model import MAX_CLUSTERS, MODEL_FLAGS
 from flag_groups.training import TRAIN_FLAGS
 from transformer_xl import ModelConfig, TrainConfig
@@ -187,6 +187,23 @@ def train_config() -> TrainConfig:
       ValueError: as `TrainConfig`.
     """
     return TrainConfig(**{holder.name: holder.value for holder in TRAIN_FLAGS})
+
+
+def check_streams(kind: str | None = None):
+    """The rule on how a corpus may be read in training, known before it is read.
+
+    Args:
+      kind: of a given vocabulary; None where the flags say it.
+
+    Raises:
+      ValueError: if it is broken.
+    """
+    sentences = is_of_sentences(CORPUS.value, kind or VOCABULARY.value)
+    if sentences and flags.FLAGS["roll_streams"].value:
+        raise ValueError(
+            f"--roll_streams is not for --corpus={CORPUS.value}, whose sentences stand in another "
+            "order in every epoch anyway. Received: both. Leave it out."
+        )
 
 
 def as_flagfile() -> str:

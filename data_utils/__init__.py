@@ -17,7 +17,7 @@ Shape letters: B batch, L segment length, N tokens of a split, V vocabulary.
 """
 
 from .base_vocabulary import Vocabulary
-from .corpora import CORPUS_NAMES
+from .corpora import CORPUS_NAMES, is_of_sentences
 from .corpus import prepare
 from .found_corpus import Corpus, ExpectedCounts
 from .given_vocabulary import GivenVocabulary
@@ -46,6 +46,7 @@ __all__ = [
     "Vocabulary",
     "WordVocabulary",
     "default_download_dir",
+    "is_of_sentences",
     "kind_of",
     "load_corpus",
     "load_vocabulary",

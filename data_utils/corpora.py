@@ -4,6 +4,7 @@ import dataclasses
 
 from .downloads import Download
 from .found_corpus import ExpectedCounts
+from .vocabularies import KINDS_OF_LINES
 from .whole_files import LM1B_FOLDER
 
 TFDS = "tfds:"
@@ -225,3 +226,14 @@ REGISTRY = {
 }
 CORPUS_NAMES = tuple(REGISTRY)
 TFDS_ENTRY = Entry("word", "word", "words", 3, "files", "of the dataset")
+
+
+def is_of_sentences(name: str, kind: str | None = None) -> bool:
+    """Whether a corpus is lines in no order, which training shuffles: known before it is read.
+
+    Args:
+        name: of a corpus.
+        kind: of the vocabulary; None for the corpus' own.
+    """
+    entry = REGISTRY.get(name, TFDS_ENTRY)
+    return entry.documents == "lines" and (kind or entry.vocabulary) in KINDS_OF_LINES

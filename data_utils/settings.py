@@ -13,7 +13,7 @@ from .found_corpus import Corpus
 from .given_vocabulary import GivenVocabulary, tokens_digest
 from .piece_model import MODEL_TYPES, PieceModel, train_piece_model
 from .tokenization import is_lowercase, lowercase_rule
-from .vocabularies import VOCABULARY_KINDS, kind_of
+from .vocabularies import KINDS_OF_LINES, VOCABULARY_KINDS, kind_of
 
 # What SentencePiece is trained on, at most: it holds all of it in memory, several times.
 _SAMPLE_CHARACTERS = 50_000_000
@@ -159,7 +159,7 @@ class PreparationSettings:
     @property
     def has_lines(self) -> bool:
         """Whether text is cut into lines, each of which ends in `<eos>`."""
-        return self.kind in ("word", "sentencepiece")
+        return self.kind in KINDS_OF_LINES
 
     def for_encoders(self) -> dict[str, str]:
         """What `make_encoder` asks for."""

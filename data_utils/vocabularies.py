@@ -12,6 +12,8 @@ from .symbol_vocabularies import ByteVocabulary, CharacterVocabulary, PieceVocab
 from .vocabulary import WordVocabulary
 
 VOCABULARY_KINDS = ("word", "character", "byte", "sentencepiece")
+# For which text is cut into lines, each of which ends in `<eos>`.
+KINDS_OF_LINES = ("word", "sentencepiece")
 _CLASSES = (
     WordVocabulary,
     GivenVocabulary,

@@ -8,7 +8,7 @@ import textwrap
 import keras
 
 import flags
-from data_utils import TrainSegments
+from data_utils import TrainSegments, kind_of
 from flag_groups.inspection import DRY_RUN, PROFILE_STEPS
 from modes import dry_run
 from modes.evaluation import check_segment_length, eval_batches, split_report
@@ -71,6 +71,7 @@ def _set_up(directory, train_config, replicas):
     resolved = resolve_precision(train_config, record and record.train)
     with replicas.scope():
         model, vocabulary = given_weights(resolved)
+    flags.check_streams(None if vocabulary is None else kind_of(vocabulary))
     chosen = record.model.cutoffs if record else ()
     model_config = flags.model_config(automatic_cutoffs=chosen)
     eval_lengths = evaluation_lengths(model_config, train_config)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import data_utils
-from data_utils import CORPUS_NAMES, VOCABULARY_KINDS, load_corpus
+from data_utils import CORPUS_NAMES, VOCABULARY_KINDS, is_of_sentences, load_corpus
 from data_utils.corpora import REGISTRY
 from tests.corpus_files import all_lines, write, write_wiki
 
@@ -29,6 +29,13 @@ def test_registry():
             assert all(re.match(r"https?://", url) for url in download.urls)
             # Dead since 2024, and in most scripts all the same.
             assert not any("research.metamind.io" in url for url in download.urls)
+
+
+def test_which_corpora_are_sentences_is_known_before_they_are_read():
+    assert [name for name in CORPUS_NAMES if is_of_sentences(name)] == ["lm1b"]
+    kinds = [kind for kind in VOCABULARY_KINDS if is_of_sentences("lm1b", kind)]
+    assert kinds == ["word", "sentencepiece"]
+    assert not is_of_sentences("tfds:lm1b:text")
 
 
 def test_unknown_split(tmp_path):

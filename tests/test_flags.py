@@ -1,5 +1,6 @@
 """The command line: every flag has a field, every field a flag; recipes are as published."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -88,6 +89,24 @@ def test_a_run_is_repeated_by_its_flagfile(tmp_path):
         flags.take_missing_from(text.splitlines())
         assert flags.model_config(100) == expected[0]
         assert flags.train_config() == dataclasses.replace(expected[1], seed=5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kind", "refused"),
+    [
+        (["--corpus=lm1b", "--roll_streams"], None, True),
+        (["--corpus=lm1b", "--roll_streams", "--vocabulary=sentencepiece"], None, True),
+        (["--corpus=lm1b", "--roll_streams", "--vocabulary=byte"], None, False),
+        (["--corpus=lm1b", "--roll_streams"], "character", False),
+        (["--corpus=lm1b"], None, False),
+        (["--corpus=text", "--roll_streams"], None, False),
+    ],
+)
+def test_streams_of_sentences_are_not_rolled(arguments, kind, refused):
+    told = pytest.raises(ValueError, match="--roll_streams is not for --corpus=lm1b.*Leave it out")
+    with flagsaver.flagsaver(), told if refused else contextlib.nullcontext():
+        absl_flags.FLAGS(["train.py", *arguments])
+        flags.check_streams(kind)
 
 
 # references.md's table, from the original PyTorch scripts (kimiyoung/transformer-xl).

@@ -170,6 +170,7 @@ def test_started_again_it_goes_on(text, trained, tmp_path, monkeypatch):
         (["--max_steps=many"], "max_steps"),
         (["--data_dir=nowhere/at/all"], "nowhere/at/all"),
         (["--corpus=wikitext103"], r"wiki\.\{train,valid,test\}.*story.txt"),
+        (["--corpus=lm1b", "--roll_streams"], "--roll_streams is not for --corpus=lm1b"),
         (["--cutoffs=9,5"], r"must rise.*Received: cutoffs=\[9, 5\]"),
         (["--cutoffs=5,5"], "must rise, each one once"),
         (["--cutoffs=5,999999"], r"between 1 and vocabulary size - 1 = \d+.*999999"),
