@@ -63,7 +63,11 @@ def derivatives(function, sources, along):
 @pytest.mark.parametrize("rank", [3, 4], ids=["distances", "distances of each row"])
 @pytest.mark.parametrize(
     ("rate", "keep_weights"),
-    [(0.0, False), pytest.param(0.0, True, marks=pytest.mark.slow), (0.4, False), (0.4, True)],
+    [
+        (0.0, False),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in ((0.0, True), (0.4, False))),
+        (0.4, True),
+    ],
 )
 def test_as_the_paper(wrap, rank, rate, keep_weights):
     sources, along, visible = draw(rank)

@@ -67,10 +67,11 @@ MIXED = (1, 4, 1, 1, 12, 3, *(1,) * 7, 2)
     [
         {},
         {"layer_norm": "pre", "final_norm": True},
-        {"memory_start": "zeros"},
+        pytest.param({"memory_start": "zeros"}, marks=pytest.mark.slow),
         {"memory_start": "zeros", "layer_norm": "pre"},
-        {"clamp_length": 3},
-        {"same_length": True},
+        {"clamp_length": 3, "same_length": True},
+        pytest.param({"clamp_length": 3}, marks=pytest.mark.slow),
+        pytest.param({"same_length": True}, marks=pytest.mark.slow),
         {"untie_position_biases": False, "block_pattern": "aaf"},
         {"num_heads": 1, "head_dim": 6},
     ],
@@ -80,7 +81,10 @@ def test_segments_of_any_length(changes):
     check_same(model, MIXED, model.initial_memory(BATCH), model.initial_cache(BATCH))
 
 
-@pytest.mark.parametrize("memory_length, segment_length", [(0, 1), (1, 4), (9, 1), (9, 20)])
+@pytest.mark.parametrize(
+    "memory_length, segment_length",
+    [(0, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 4), (9, 1))), (9, 20)],
+)
 def test_other_lengths_than_the_configuration(memory_length, segment_length):
     model = model_of()
     memory = model.initial_memory(BATCH, memory_length)
@@ -164,8 +168,17 @@ def test_rows_of_different_lengths(start, layer_norm):
         np.testing.assert_allclose(longer[own], expected, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("same_length", [False, True])
-@pytest.mark.parametrize("read", [(4,), (1, 1, 1), (2, 1, 1)])
+@pytest.mark.parametrize(
+    ("read", "same_length"),
+    [
+        ((4,), False),
+        ((2, 1, 1), True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (((4,), True), ((2, 1, 1), False), ((1, 1, 1), False), ((1, 1, 1), True))
+        ),
+    ],
+)
 def test_a_lengthened_cache_goes_on_as_one_that_was_long_from_the_start(read, same_length):
     model = model_of(clamp_length=6)
     *before, token = segments((*read, 1))

@@ -62,7 +62,7 @@ def test_what_counts_for_nothing_and_clusters_without_targets():
     assert cluster_report([tf.ones([1, 2])]) == {}
 
 
-@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("parts", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_training_step_sums_its_own_losses(parts):
     """Without dropout these are the losses of `nll`, whose weighted mean is the step's."""
     config = ModelConfig(

@@ -130,7 +130,7 @@ def test_chunks_make_the_whole(model):
     np.testing.assert_array_equal(model.generate(prompts, 8, (1, 2), repetition_penalty=1.5), whole)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_fewer_tokens_are_written_by_the_same_program(model, jit_compile):
     decoder = Decoder(model, Sampling(), jit_compile=jit_compile)
     prompts = [[1, 2, 3], [4]]
@@ -151,7 +151,13 @@ def test_fewer_tokens_are_written_by_the_same_program(model, jit_compile):
 
 @pytest.mark.parametrize(
     ("jit_compile", "same_length"),
-    [(False, False), (False, True), pytest.param(True, False, marks=pytest.mark.slow)],
+    [
+        (False, True),
+        *(
+            pytest.param(jit_compile, False, marks=pytest.mark.slow)
+            for jit_compile in (False, True)
+        ),
+    ],
 )
 def test_a_short_text_has_short_rings(monkeypatch, jit_compile, same_length):
     """It costs what it needs, and reads as with the whole memory."""

@@ -40,7 +40,8 @@ def expected(head, hidden, targets):
     "dtype, compiled",
     [
         *((dtype, False) for dtype in ("int8", "uint8", "int16", "uint16", "uint32", "uint64")),
-        *((dtype, True) for dtype in ("int8", "uint8", "uint64")),
+        ("uint8", True),
+        *(pytest.param(dtype, True, marks=pytest.mark.slow) for dtype in ("int8", "uint64")),
     ],
 )
 def test_targets_of_any_integer_dtype(head, hidden, dtype, compiled):

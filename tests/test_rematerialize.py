@@ -90,7 +90,7 @@ def sums_in_their_order():
         ({}, None),
         pytest.param({}, False, marks=pytest.mark.slow),
         (PRE, False),
-        (BFLOAT16, False),
+        pytest.param(BFLOAT16, False, marks=pytest.mark.slow),
         pytest.param(SMALL, True, marks=pytest.mark.slow),
     ],
 )

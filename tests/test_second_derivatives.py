@@ -19,7 +19,7 @@ WRAP = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_second_derivatives_of_nll(jit_compile):
     """Against (diag(p) - p p') between the tables, the curvature of a log-sum-exp."""
     inputs, table, bias, targets, weights = data = draw()

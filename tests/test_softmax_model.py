@@ -186,9 +186,10 @@ def test_predict():
     ("head", "policy"),
     [
         ("adaptive", "mixed_bfloat16"),
-        pytest.param("adaptive", "mixed_float16", marks=pytest.mark.slow),
-        pytest.param("pytorch", "mixed_float16", marks=pytest.mark.slow),
-        ("sampled", "mixed_float16"),
+        *(
+            pytest.param(head, "mixed_float16", marks=pytest.mark.slow)
+            for head in ("adaptive", "pytorch", "sampled")
+        ),
     ],
 )
 def test_mixed_precision_learns(head, policy):

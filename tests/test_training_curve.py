@@ -18,7 +18,9 @@ def curve():
         return dict(file)
 
 
-@pytest.mark.parametrize(("jit_compile", "tolerance"), [(False, 1e-5), (True, 1e-4)])
+@pytest.mark.parametrize(
+    ("jit_compile", "tolerance"), [(False, 1e-5), pytest.param(True, 1e-4, marks=pytest.mark.slow)]
+)
 def test_losses_and_gradient_norms(curve, jit_compile, tolerance):
     model = TransformerXL(config_from_huggingface(json.loads(str(curve["config"]))))
     prefix = "weight/"
