@@ -30,7 +30,7 @@ def set_up():
 
     def run():
         try:
-            with open_lines(path) as lines:
+            with open_lines(path, vocabulary) as lines:
                 written = "".join(f"{line}\n" for line in lines)
             tokens = vocabulary.tokenize(written)
             ids = vocabulary.encode(tokens)

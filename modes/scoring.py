@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator
 
+from data_utils import ByteVocabulary, CharacterVocabulary
 from flag_groups import text
 from modes.run_inputs import trained_model
 from modes.terminal import fail
@@ -30,7 +31,7 @@ def set_up():
         is_table = text.SCORE_FORMAT.value == "tsv"
         write = as_tsv if is_table else as_jsonl
         try:
-            with open_lines(path) as lines:
+            with open_lines(path, vocabulary) as lines:
                 for score in scorer.scores(lines):
                     if is_table and scorer.num_lines == 1:
                         print(TSV_HEADER)
@@ -45,8 +46,11 @@ def set_up():
 
 
 @contextlib.contextmanager
-def open_lines(path: str | None):
+def open_lines(path: str | None, vocabulary=None):
     """The lines of a UTF-8 file, or of standard input, as they come, without their ends.
+
+    As in preparation, a byte order mark and carriage returns are parts of the text where the
+    vocabulary is of bytes or characters, and else the one is left out and the others end lines.
 
     Raises:
       ValueError: while reading, if the text is not UTF-8.
@@ -59,11 +63,13 @@ def open_lines(path: str | None):
         except UnicodeDecodeError as error:
             raise ValueError(f"{path or 'standard input'} is not UTF-8: {error}.") from error
 
+    as_it_is = isinstance(vocabulary, (ByteVocabulary, CharacterVocabulary))
+    reading = {"encoding": "utf-8", "newline": "\n"} if as_it_is else {"encoding": "utf-8-sig"}
     if path is None:
-        sys.stdin.reconfigure(encoding="utf-8", errors="strict", newline=None)
+        sys.stdin.reconfigure(**{"errors": "strict", "newline": None, **reading})
         yield lines(sys.stdin)
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, **reading) as file:
         yield lines(file)
 
 

@@ -10,6 +10,8 @@ import pytest
 from absl.testing import flagsaver
 
 import train
+from data_utils import load_corpus, prepare
+from modes.scoring import open_lines
 from tests.golden_files import unpack
 from transformer_xl.pretrained import load_huggingface
 from transformer_xl.score import make_score_step, score_alone, score_in_context
@@ -209,6 +211,19 @@ def test_tsv_from_standard_input(weights, capsys, monkeypatch):
     single = sum(float(row[3]) for row in rows[1:] if row[1] != "total")
     assert total == pytest.approx(single, abs=1e-5)
     assert f"3 lines, 6 tokens, 1 of them unknown; log-probability {total:.3f}"[:-1] in err
+
+
+@pytest.mark.parametrize("kind", ["word", "character", "byte"])
+def test_lines_have_what_preparation_reads_of_them(kind, tmp_path, monkeypatch):
+    content = "\ufeffthe cat\r\nsat\ron\n\nit\r\n"
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_bytes(content.encode())
+    data = prepare(load_corpus("text", str(tmp_path)), str(tmp_path / "data"), vocabulary=kind)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    for path in (str(tmp_path / "test.txt"), None):
+        with open_lines(path, data.vocabulary) as lines:
+            text = "".join(f"{line}\n" for line in lines)
+        assert data.vocabulary.encode_text(text).tolist() == data.arrays["test"].tolist()
 
 
 @pytest.mark.parametrize(
