@@ -36,8 +36,8 @@ TOP_P = flags.DEFINE_float(
 INPUT_FILE = flags.DEFINE_string(
     "input_file",
     None,
-    "The text that --mode=score reads; default: standard input. The prompts of --mode=generate, "
-    "one a line; - is standard input; default: --prompt.",
+    "The text that --mode=score and --mode=explore read; default: standard input. The prompts of "
+    "--mode=generate, one a line; default: --prompt. - is standard input.",
 )
 SCORE_CONTEXT = flags.DEFINE_boolean(
     "score_context", True, "Whether --mode=score scores a line after all before it, or alone."

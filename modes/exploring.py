@@ -2,11 +2,10 @@
 
 import os
 
-from flag_groups import text
 from modes.explore_page import page
 from modes.outputs import output_file
 from modes.run_inputs import trained_model
-from modes.scoring import open_lines
+from modes.scoring import open_lines, text_path
 from modes.terminal import fail, say
 from transformer_xl.config import evaluation_lengths
 from transformer_xl.explore import explore, make_explore_step
@@ -19,9 +18,7 @@ _CANDIDATES = 8
 
 def set_up():
     """Checks what can be checked; returns what runs then."""
-    path = text.INPUT_FILE.value
-    if path is not None and not os.path.isfile(path):
-        raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
+    path = text_path()
     output = output_file("explore.html", path)
     config, model, vocabulary = trained_model()
     lengths = evaluation_lengths(model.config, config)

@@ -1,6 +1,5 @@
 """--mode=generate: text that goes on after prompts."""
 
-import os
 import sys
 
 import numpy as np
@@ -9,13 +8,12 @@ from data_utils import WordVocabulary
 from data_utils.detokenization import detokenized
 from flag_groups import text
 from modes.run_inputs import trained_model
-from modes.scoring import open_lines
+from modes.scoring import open_lines, text_path
 from modes.terminal import say
 from transformer_xl.decoding import Decoder, Sampling
 from transformer_xl.generate import generate, stream
 
 _EOS = "<eos>"
-_STANDARD_INPUT = "-"
 # Tokens between two looks at what was written: to show it, and to see where it ends.
 _CHUNK = 16
 
@@ -75,16 +73,13 @@ def set_up():
 
 
 def _prompts() -> list[str]:
-    path = text.INPUT_FILE.value
-    if path is None:
+    if text.INPUT_FILE.value is None:
         return [text.PROMPT.value]
     if text.PROMPT.value:
         raise ValueError(
             "Prompts come from --prompt or from --input_file. Received: both. Give one of them."
         )
-    if path != _STANDARD_INPUT and not os.path.isfile(path):
-        raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
-    with open_lines(None if path == _STANDARD_INPUT else path) as lines:
+    with open_lines(text_path()) as lines:
         prompts = list(lines)
     if not prompts:
         raise ValueError("--input_file must have a prompt on each line. Received: no lines.")

@@ -15,14 +15,13 @@ from transformer_xl.config import evaluation_lengths
 from transformer_xl.score import make_score_step, score_alone, score_in_context
 from transformer_xl.training.devices import compiles_with_xla
 
+STANDARD_INPUT = "-"
 TSV_HEADER = "line\tplace\ttoken\tlog_prob\tunknown"
 
 
 def set_up():
     """Checks what can be checked; returns what runs then."""
-    path = text.INPUT_FILE.value
-    if path is not None and not os.path.isfile(path):
-        raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
+    path = text_path()
     config, model, vocabulary = trained_model()
     lengths = evaluation_lengths(model.config, config)
     scorer = LineScorer(model, vocabulary, config, lengths, text.SCORE_CONTEXT.value)
@@ -43,6 +42,16 @@ def set_up():
         print(scorer.summary(), file=sys.stderr)
 
     return run
+
+
+def text_path() -> str | None:
+    """The file of --input_file; None for standard input, also where it is called -."""
+    path = text.INPUT_FILE.value
+    if path in (None, STANDARD_INPUT):
+        return None
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
+    return path
 
 
 @contextlib.contextmanager

@@ -189,10 +189,11 @@ def test_lines_come_as_soon_as_they_are_known(model):
     assert seen == [(0, 3, 1), (1, 2, 1), (2, 0, 2), (3, 4, 4), (4, 9, 5), (5, 1, 5)]
 
 
-def test_tsv_from_standard_input(weights, capsys, monkeypatch):
+@pytest.mark.parametrize("name", [(), ("--input_file=-",)])
+def test_tsv_from_standard_input(name, weights, capsys, monkeypatch):
     content = b"word1 odd\n\nthe"
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
-    assert run("--mode=score", f"--init_from={weights}") == 0
+    assert run("--mode=score", f"--init_from={weights}", *name) == 0
     out, err = capsys.readouterr()
     rows = [line.split("\t") for line in out.splitlines()]
     assert rows[0] == ["line", "place", "token", "log_prob", "unknown"]
