@@ -39,7 +39,7 @@ def predict(signatures, request: dict) -> dict:
       BadRequestError: if it does not fit the signature.
     """
     name = request.get("signature_name", "serving_default")
-    if name not in signatures:
+    if not isinstance(name, str) or name not in signatures:
         raise BadRequestError(f"Serving signature name: {name!r} not found in signature def")
     signature = signatures[name]
     _, specs = signature.structured_input_signature
@@ -51,13 +51,13 @@ def predict(signatures, request: dict) -> dict:
         names = sorted(given) if isinstance(given, dict) else type(given).__name__
         raise BadRequestError(f"{name} takes {sorted(specs)}. Received: {names}.")
     try:
-        tensors = {key: tf.constant(given[key], specs[key].dtype) for key in specs}
+        tensors = {key: _tensor(given[key], specs[key].dtype) for key in specs}
         for key, tensor in tensors.items():
             if not specs[key].shape.is_compatible_with(tensor.shape):
                 wanted = f"{key} has the shape {specs[key].shape}"
                 raise BadRequestError(f"{wanted}. Received: shape {tensor.shape}.")
         outputs = {key: value.numpy() for key, value in signature(**tensors).items()}
-    except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+    except (TypeError, ValueError, tf.errors.OpError) as error:
         raise BadRequestError(" ".join(str(error).split())[:500]) from error
     if not by_row:
         plain = {key: value.tolist() for key, value in outputs.items()}
@@ -67,6 +67,16 @@ def predict(signatures, request: dict) -> dict:
         raise BadRequestError(f"{name} has results that are not one for each row: use 'inputs'.")
     rows = [{key: value[i].tolist() for key, value in outputs.items()} for i in range(num_rows)]
     return {"predictions": rows}
+
+
+def _tensor(value, dtype) -> tf.Tensor:
+    if dtype != tf.int32:
+        return tf.constant(value, dtype)
+    # Of a number that int32 cannot hold TensorFlow would silently make another one.
+    numbers = tf.constant(value, tf.int64)
+    if bool(tf.reduce_any((numbers < dtype.min) | (numbers > dtype.max))):
+        raise BadRequestError(f"Integers are in {dtype.min} to {dtype.max}. Received others.")
+    return tf.cast(numbers, dtype)
 
 
 def columns(instances) -> dict:

@@ -160,6 +160,8 @@ def test_the_client_of_the_page(address, exported, model, monkeypatch):
         ([], "JSON object"),
         ({}, "either 'inputs' or 'instances'"),
         ({"signature_name": "train", "inputs": {}}, "'train' not found"),
+        ({"signature_name": ["score"], "inputs": {}}, "'score'] not found"),
+        ({"signature_name": "initial_memory", "inputs": {"batch_size": 2**32 + 1}}, "-2147483648"),
         ({"inputs": {"tokens": [[1]]}}, "score|serving_default takes"),
         ({"signature_name": "initial_memory", "inputs": {"batch_size": "two"}}, "str|two"),
         ({"signature_name": "initial_memory", "inputs": {"batch_size": [1, 2]}}, "shape ()"),
