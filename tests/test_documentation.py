@@ -82,3 +82,24 @@ def test_the_page_on_the_fused_loss():
     before = names["model"].table.numpy()
     names["model"].fit(np.ones([4, 8]), np.arange(4), verbose=0)
     assert np.any(before != names["model"].table.numpy())
+
+
+def test_the_page_on_the_fused_loss_in_float16():
+    """A step is as large as in float32, though the optimizer scales the loss."""
+    text = (ROOT / "docs" / "linear_cross_entropy.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names, steps = {}, []
+    exec(block, names)
+    features, labels = np.ones([4, 8], "float32"), np.arange(4)
+    for policy in ("float32", "mixed_float16"):
+        keras.utils.set_random_seed(1)
+        model = names["Classifier"](num_classes=9, width=32)
+        model.backbone = keras.layers.Dense(32, "gelu", dtype=policy)
+        optimizer = keras.optimizers.SGD(1.0)
+        if policy == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        model.compile(optimizer, run_eagerly=True, auto_scale_loss=False)
+        before = model.table.numpy()
+        model.fit(features, labels, verbose=0)
+        steps.append(model.table.numpy() - before)
+    np.testing.assert_allclose(steps[1], steps[0], rtol=0, atol=0.02 * np.abs(steps[0]).max())
