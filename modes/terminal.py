@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 
 # The exit code of a run that a signal stopped after it saved.
@@ -19,6 +20,20 @@ def fail(message: str, code: int):
     """Ends the program with a message on standard error."""
     print(message, file=sys.stderr, flush=True)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def ctrl_c_ends_at_once():
+    """While TensorFlow waits for other machines, where Python would hear Ctrl-C only afterwards."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def reader_has_left():

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -47,7 +49,13 @@ def test_batches_that_do_not_split_are_refused(mirrored):
 
 
 @pytest.mark.parametrize(
-    "config", ["", "{", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}']
+    "config",
+    [
+        "",
+        "{",
+        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 1}}',
+    ],
 )
 def test_several_workers_need_their_addresses(monkeypatch, config):
     monkeypatch.setenv("TF_CONFIG", config)
@@ -63,6 +71,30 @@ def free_ports(count):
     for one_of_them in sockets:
         one_of_them.close()
     return ports
+
+
+def test_ctrl_c_ends_the_wait_for_other_workers(tmp_path):
+    """TensorFlow waits without end in its own code, where Python hears no signal."""
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    task = {"type": "worker", "index": 0}
+    environment = {
+        **os.environ,
+        "TF_CONFIG": json.dumps({"cluster": {"worker": workers}, "task": task}),
+        "CUDA_VISIBLE_DEVICES": "-1",
+    }
+    command = [sys.executable, "train.py", f"--workdir={tmp_path}"]
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            waiting = f"waiting for all workers of TF_CONFIG: {', '.join(workers)}\n"
+            assert process.stdout.readline() == waiting
+            time.sleep(1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == -signal.SIGINT
+        finally:
+            process.kill()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ memory of these rows; the global batch, its order and what a checkpoint holds do
 
 import json
 import os
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -102,10 +103,11 @@ class Replicas:
         self.any(False)
 
 
-def make_replicas(distribution: str) -> Replicas:
+def make_replicas(distribution: str, say: Callable[[str], None] | None = None) -> Replicas:
     """The replicas that `TrainConfig.distribution` means here.
 
-    Call it before anything else of TensorFlow: the other processes are looked for at once.
+    Call it before anything else of TensorFlow: the other processes are looked for at once, and
+    waited for, of which `say` is told.
 
     Raises:
       ValueError: for "multi_worker" without a TF_CONFIG, or with a wrong one.
@@ -125,6 +127,9 @@ def make_replicas(distribution: str) -> Replicas:
             "--distribution=multi_worker needs TF_CONFIG, with the addresses of all workers and "
             "this one's index. Received: none. The README has an example."
         )
+    workers = _cluster()["worker"]
+    if say is not None and len(workers) > 1:
+        say(f"waiting for all workers of TF_CONFIG: {', '.join(workers)}")
     return Replicas(tf.distribute.MultiWorkerMirroredStrategy())
 
 
@@ -136,7 +141,11 @@ def _cluster() -> dict:
     try:
         config = json.loads(text)
         workers, index = config["cluster"]["worker"], config["task"]["index"]
-        right = config["task"]["type"] == "worker" and 0 <= index < len(workers)
+        right = (
+            isinstance(workers, list)
+            and config["task"]["type"] == "worker"
+            and 0 <= index < len(workers)
+        )
     except (ValueError, KeyError, TypeError):
         right = False
     if not right or set(config["cluster"]) != {"worker"}:
