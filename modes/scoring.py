@@ -49,7 +49,8 @@ def text_path() -> str | None:
     path = text.INPUT_FILE.value
     if path in (None, STANDARD_INPUT):
         return None
-    if not os.path.isfile(path):
+    # Not only files: a shell's <(zcat FILE.gz) is a pipe.
+    if not os.path.exists(path) or os.path.isdir(path):
         raise FileNotFoundError(f"--input_file must be a text file. There is none at {path}.")
     return path
 

@@ -2,8 +2,10 @@
 
 import io
 import json
+import os
 import random
 import re
+import threading
 
 import numpy as np
 import pytest
@@ -212,6 +214,17 @@ def test_tsv_from_standard_input(name, weights, capsys, monkeypatch):
     single = sum(float(row[3]) for row in rows[1:] if row[1] != "total")
     assert total == pytest.approx(single, abs=1e-5)
     assert f"3 lines, 6 tokens, 1 of them unknown; log-probability {total:.3f}"[:-1] in err
+
+
+def test_text_from_a_pipe_that_has_a_name(weights, text, tmp_path, capsys):
+    """As a shell's <(zcat FILE.gz) is one."""
+    os.mkfifo(tmp_path / "pipe")
+    content = (text / "test.txt").read_bytes()
+    writer = threading.Thread(target=(tmp_path / "pipe").write_bytes, args=(content,), daemon=True)
+    writer.start()
+    found = scored(capsys, f"--init_from={weights}", f"--input_file={tmp_path}/pipe")
+    writer.join()
+    assert found == scored(capsys, f"--init_from={weights}", f"--input_file={text}/test.txt")
 
 
 @pytest.mark.parametrize("kind", ["word", "character", "byte"])
