@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from transformer_xl import ModelConfig, TransformerXL, attention, block, model
+from transformer_xl import ModelConfig, TransformerXL, attention, block, feed_forward, model
 from transformer_xl.dropout import dropout, relu_dropout
 
 SEED = tf.constant([17, 5])
@@ -162,7 +162,7 @@ def test_every_place_drops_with_a_site_of_its_own(language_model, monkeypatch, t
 
     for module in (attention, block, model):
         monkeypatch.setattr(module, "dropout", record)
-    monkeypatch.setattr(block, "relu_dropout", lambda *arguments: (record(*arguments), None))
+    monkeypatch.setattr(feed_forward, "relu_dropout", lambda *arguments: (record(*arguments), None))
     language_model(TOKENS, training=training)
     sites = [site for *_, site in calls]
     assert len(set(sites)) == len(sites)
