@@ -11,7 +11,10 @@ import pytest
 import tensorflow as tf
 
 from transformer_xl import ModelConfig, TransformerXL
+from transformer_xl.block import DecoderBlock
 from transformer_xl.feed_forward import FeedForward
+from transformer_xl.layer_norm import LayerNorm
+from transformer_xl.one_trace import callables
 from transformer_xl.substitutes import in_place_of, tensors_of
 from transformer_xl.training import steps
 
@@ -158,6 +161,57 @@ def test_what_feed_forward_blocks_read_is_made_again(changes, expected, dtype):
         return
     found = [kept_of_hidden(graph, *pair) for pair in zip(forward, backward, strict=True)]
     assert [number > 0 for number in found] == expected
+
+
+class DoubledInside(FeedForward):
+    def call(self, hidden, **named):
+        return super().call(hidden * 2.0, **named)
+
+
+class DoubledAtTheEnd(DecoderBlock):
+    def call(self, hidden, **named):
+        return super().call(hidden, **named) * 2.0
+
+
+class DoubledNorm(LayerNorm):
+    def call(self, inputs):
+        return super().call(inputs) * 2.0
+
+
+class WithoutNews(FeedForward):
+    def call(self, hidden, seed=None, turned=None, site=None):
+        return super().call(hidden, seed, turned, site) * 2.0
+
+
+@pytest.mark.parametrize(
+    ("inner", "block", "norm"),
+    [
+        (DoubledInside, DecoderBlock, LayerNorm),
+        (WithoutNews, DecoderBlock, LayerNorm),
+        (FeedForward, DoubledAtTheEnd, LayerNorm),
+        (FeedForward, DecoderBlock, DoubledNorm),
+        (FeedForward, DecoderBlock, keras.layers.LayerNormalization),
+    ],
+)
+def test_subclasses_of_the_layers(inner, block, norm):
+    keras.utils.set_random_seed(6)
+    blocks = [block(inner(8, 11), name=f"block_{i}") for i in range(2)]
+    for one in blocks:
+        one.norm = norm(name="norm")
+        one.build()
+    weights = [variable.value for one in blocks for variable in one.trainable_variables]
+    inputs = tf.random.normal([B, L, 8])
+
+    def slopes():
+        with tf.GradientTape() as tape:
+            hidden = inputs
+            for run in callables(blocks, False, True):
+                hidden = run(hidden)
+            total = tf.reduce_sum(hidden**3)
+        return tape.gradient(total, weights)
+
+    for traced, eager in zip(tf.function(slopes, autograph=False)(), slopes(), strict=True):
+        np.testing.assert_allclose(traced, eager, rtol=1e-4, atol=1e-4)
 
 
 def test_only_where_it_is_asked_for():

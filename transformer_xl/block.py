@@ -205,9 +205,13 @@ class DecoderBlock(keras.layers.Layer):
             memory = self.norm(memory) if first else memory
             outputs = self.inner(inputs, memory, positions, visible, seed=seed, site=inner_site)
         else:
-            outputs = self.inner(inputs, seed=seed, site=inner_site, normalised=normalised)
+            # Named only where it is there: other layers than these may stand here.
+            known = {} if normalised is None else {"normalised": normalised}
+            outputs = self.inner(inputs, seed=seed, site=inner_site, **known)
         outputs = hidden + dropout(outputs, self.dropout, seed, own_site)
-        return outputs if first else self.norm(outputs, with_normalised=with_normalised)
+        if first:
+            return outputs
+        return self.norm(outputs, with_normalised=True) if with_normalised else self.norm(outputs)
 
     def get_config(self):
         return {

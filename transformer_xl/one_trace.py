@@ -7,8 +7,11 @@ import functools
 
 import tensorflow as tf
 
-from transformer_xl.block import rematerialized
+from transformer_xl.attention import RelativeAttention
+from transformer_xl.block import DecoderBlock, rematerialized
 from transformer_xl.dropout import counter
+from transformer_xl.feed_forward import FeedForward
+from transformer_xl.layer_norm import LayerNorm
 from transformer_xl.substitutes import in_place_of, tensors_of
 
 
@@ -72,8 +75,17 @@ def _run(block, rematerialize, weights, given, seed, sites, known):
     with in_place_of(block, weights):
         if rematerialize:
             return rematerialized(block)(*given, seed=seed, sites=sites), None
-        if block.layer_norm == "pre":
+        if block.layer_norm == "pre" or not _is_of_these_layers(block):
             return block(*given, seed=seed, sites=sites), None
         # A function, since Keras would cast tensors to the compute dtype.
         normalised = None if known is None else lambda: known
         return block(*given, seed=seed, sites=sites, normalised=normalised, with_normalised=True)
+
+
+def _is_of_these_layers(block):
+    """Whether no layer is a subclass: one may read or return something else than a norm made."""
+    ours = type(block), type(block.norm)
+    return ours == (DecoderBlock, LayerNorm) and type(block.inner) in (
+        RelativeAttention,
+        FeedForward,
+    )
