@@ -3,12 +3,14 @@
 T rows, N columns, B batch, H heads, L length, K head size.
 """
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from transformer_xl.attention import PositionBiases, RelativeAttention
-from transformer_xl.feed_forward import add_bias
+from transformer_xl.block import DecoderBlock
+from transformer_xl.feed_forward import FeedForward, add_bias
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,21 @@ def test_heads_with_rows_and_without():
     assert found.shape == (2, 2, 4, 3)
     np.testing.assert_array_equal(found[1, 1, 2], rows[1, 2, 3:])
     np.testing.assert_array_equal(attention.heads(tf.constant(rows[1])), found[1])
+
+
+def attending(hidden, memory):
+    inner = RelativeAttention(6, 2, 3, PositionBiases(2, 3, "random_normal"))
+    positions, visible = tf.ones([7, 6]), tf.ones([1, 1, 4, 7], tf.bool)
+    return DecoderBlock(inner)(hidden, memory, positions, visible)
+
+
+@pytest.mark.parametrize(
+    "made", [attending, lambda hidden, _: DecoderBlock(FeedForward(6, 9))(hidden)]
+)
+def test_blocks_in_a_keras_model_are_saved_and_loaded(made, tmp_path):
+    inputs = [keras.Input([length, 6]) for length in (4, 3)]
+    model = keras.Model(inputs, made(*inputs))
+    model.save(tmp_path / "model.keras")
+    given = [np.random.default_rng(5).normal(size=(2, length, 6)) for length in (4, 3)]
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(given), model(given))

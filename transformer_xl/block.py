@@ -182,7 +182,8 @@ class DecoderBlock(keras.layers.Layer):
 
     def build(self, input_shape=None):
         del input_shape  # the weights do not depend on it
-        self.inner.build(None)
+        if not self.inner.built:  # as one of a saved model is
+            self.inner.build(None)
         self.norm.build((None, None, self.inner.width))
 
     def call(
