@@ -208,34 +208,6 @@ def test_configs_are_frozen_values():
 
 
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {"model_dim": 28},
-        {"num_heads": 2},
-        {"num_layers": 3},
-        {"model_dim": 28, "embedding_dim": 14, "head_dim": 5, "num_layers": 1},
-        {"dropout": 0.5, "block_pattern": "aaaaf"},
-    ],
-)
-@pytest.mark.parametrize(
-    "given", [{}, {"embedding_dim": 8, "head_dim": 3}, {"num_heads": 3, "head_dim": 5}]
-)
-def test_sizes_that_were_made_of_others_follow_changes(given, changes):
-    """As if the new values had been given at first; a stored configuration is no other one."""
-    config = model_config(**given)
-    expected = model_config(**{**given, **changes})
-    assert config.with_changes(**changes) == expected
-    assert ModelConfig(**dataclasses.asdict(config)).with_changes(**changes) == expected
-
-
-def test_changes_are_checked():
-    with pytest.raises(ValueError, match="model_dim must be even"):
-        model_config().with_changes(model_dim=7)
-    with pytest.raises(TypeError, match="width"):
-        model_config().with_changes(width=7)
-
-
-@pytest.mark.parametrize(
     "given, message",
     [
         ({"vocab_size": 23}, r"a ModelConfig. Received: dict. Try: ModelConfig\(\*\*config"),

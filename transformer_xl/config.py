@@ -147,7 +147,8 @@ class ModelConfig:
         """The same with other values, which sizes that were made of the old ones follow.
 
         `embedding_dim`, `head_dim` and `block_pattern` are made anew where they are not given here
-        and are what None stands for, whoever gave them.
+        and are what None stands for, whoever gave them; so is `tie_projections`, where it is what
+        "all_but_head", "all" or "none" stands for.
 
         Args:
           **changes: fields.
@@ -165,14 +166,21 @@ class ModelConfig:
             "block_pattern": self.block_pattern == "af" * self.num_layers,
         }
         anew = {name: None for name, is_made in follows.items() if is_made}
+        # The default last: with one cluster "none" is the same.
+        for tied in ("none", "all", "all_but_head"):
+            if self.tie_projections == _tied(tied, len(self.tie_projections)):
+                anew["tie_projections"] = tied
         return dataclasses.replace(self, **{**anew, **changes})
 
     def _tie_projections(self, num_clusters: int) -> tuple[bool, ...]:
         if isinstance(self.tie_projections, str):
             one_of(self, "tie_projections", ("all_but_head", "all", "none"))
-            tie_tails = self.tie_projections != "none"
-            return (self.tie_projections == "all",) + (tie_tails,) * (num_clusters - 1)
+            return _tied(self.tie_projections, num_clusters)
         return per_cluster(self.tie_projections, num_clusters, "tie_projections")
+
+
+def _tied(which: str, num_clusters: int) -> tuple[bool, ...]:
+    return (which == "all",) + (which != "none",) * (num_clusters - 1)
 
 
 OPTIMIZERS = ("adam", "adamw", "lamb", "adafactor")
