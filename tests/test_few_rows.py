@@ -243,6 +243,15 @@ def test_what_is_made_of_the_weights_is_kept_where_they_are_fixed(fixed, prompts
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
+def test_no_table_is_copied_where_none_is_read(jit_compile):
+    model = TransformerXL(ModelConfig(20, num_layers=1, model_dim=4, num_heads=1))
+    for penalty in (1.0, 1.5):
+        decoder = Decoder(model, Sampling(repetition_penalty=penalty), 3, (), jit_compile)
+        state = decoder.begin([[1]], np.zeros([1, 2], np.int32))
+        assert bool(state.of_weights.head_table) == (penalty == 1)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
 def test_product_with_the_table_first(jit_compile):
     random = np.random.default_rng(1)
     rows, table, bias = (random.normal(size=size) for size in ((3, 5), (7, 5), (7,)))

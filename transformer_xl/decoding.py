@@ -276,7 +276,8 @@ class Decoder:
         kernels, table = (), ()
         if layout:
             kernels = {"one": kernels_for_one_row, "few": turned_kernels}[layout](self._model)
-        if layout == "one" or not self.jit_compile:
+        # Where tokens are penalised, every one's probability is computed, without it.
+        if (layout == "one" or not self.jit_compile) and not self._sampling.penalises:
             first = tf.convert_to_tensor(self._model.head.linears()[0].table)
             table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
         return OfWeights(kernels, table, self._model.head.tail_bounds())
