@@ -55,6 +55,7 @@ def test_batches_that_do_not_split_are_refused(mirrored):
         "{",
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 1}}',
     ],
 )
 def test_several_workers_need_their_addresses(monkeypatch, config):

@@ -143,6 +143,7 @@ def _cluster() -> dict:
         workers, index = config["cluster"]["worker"], config["task"]["index"]
         right = (
             isinstance(workers, list)
+            and all(isinstance(address, str) for address in workers)
             and config["task"]["type"] == "worker"
             and 0 <= index < len(workers)
         )
