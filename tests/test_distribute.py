@@ -84,9 +84,12 @@ def test_ctrl_c_ends_the_wait_for_other_workers(tmp_path):
         "CUDA_VISIBLE_DEVICES": "-1",
     }
     command = [sys.executable, "train.py", f"--workdir={tmp_path}"]
+    # What is started in a shell's background ignores SIGINT, and so would the run.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
+        signal.signal(signal.SIGINT, before)
         try:
             waiting = f"waiting for all workers of TF_CONFIG: {', '.join(workers)}\n"
             assert process.stdout.readline() == waiting
