@@ -314,6 +314,7 @@ def test_equally_likely_tokens_are_not_all_kept(settings):
         ({"seed": None}, r"two integers, shape \[2\].*Received: None. Try: seed=\(1, 2\)"),
         ({"seed": 7}, r"two integers, shape \[2\].*Received: 7. Try: seed=\(1, 2\)"),
         ({"seed": (0.5, 1.5)}, r"two integers.*Received: shape \(2,\), dtype float64"),
+        ({"seed": (2**32, 1)}, r"have 32 bits.*Received: \(4294967296, 1\). Try"),
         ({"stop_ids": (11,)}, "stop_ids .* ids from 0 to 10"),
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1. Received: 1.5"),
         ({"num_tokens": 2.5}, "num_tokens must be an integer. Received: 2.5"),

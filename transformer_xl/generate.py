@@ -136,6 +136,11 @@ def _row_seeds(seed, num_rows: int):
             f"[{num_rows}, 2]. Received: {received}. Try: seed=(1, 2), whose text is always the "
             "same, or seed=np.random.default_rng().integers(2**31, size=2)."
         )
+    if ((given < -(2**31)) | (given >= 2**32)).any():
+        raise ValueError(
+            "A seed's integers must have 32 bits, since of others the rest would be left out. "
+            f"Received: {seed!r}. Try: those modulo 2**31."
+        )
     seed = tf.cast(given, tf.int32)
     if seed.shape == (2,):
         return row_noise.fold_in(tf.tile(seed[None], [num_rows, 1]), tf.range(num_rows))
