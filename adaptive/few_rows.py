@@ -12,7 +12,7 @@ FEW = 16
 # (docs/decisions/0012), where its columns are a multiple of a vector's width.
 _OF_ONE_CORE = 512 * 1024
 _VECTOR = 16
-# Zeros are worth reading for it up to this share of a kernel.
+# Zeros are read for it up to this share of a kernel: a choice, 4 percent were measured.
 _UNUSED = 1 / 8
 
 

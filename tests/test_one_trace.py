@@ -121,9 +121,7 @@ def function_of(graph, call):
 
 def kept_of_hidden(graph, forward, backward):
     """How often a block's own input is what its forward function keeps for the backward one."""
-    one, other = (
-        graph._get_function(call.get_attr("f").name).graph for call in (forward, backward)
-    )
+    one, other = function_of(graph, forward), function_of(graph, backward)
     (hidden,) = [given for given in one.inputs if given.op.name == "given"]
     used = needed(other)
     kept = [

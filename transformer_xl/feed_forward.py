@@ -37,7 +37,7 @@ def add_bias(rows, bias):
     return added(rows, tf.cast(bias, rows.dtype))
 
 
-def product(rows, kernel, normalised=None):
+def product_with(rows, kernel, normalised=None):
     """`rows @ kernel`; with `normalised` the rows are not kept for the gradient.
 
     Args:
@@ -137,7 +137,7 @@ class FeedForward(keras.layers.Layer):
         else:
             # Cast here too, as Keras does not where the backward pass computes this again.
             kernel = tf.cast(self.inner_kernel, rows.dtype)
-            inner = on_all_cores(product(rows, kernel, normalised), rows.shape[0])
+            inner = on_all_cores(product_with(rows, kernel, normalised), rows.shape[0])
             inner = add_bias(inner, self.inner_bias)
         inner, scale = relu_dropout(inner, self.dropout, seed, site)
         if second:
