@@ -163,6 +163,31 @@ def test_weights_are_made_again_when_the_gradient_is_there(keep_weights):
         assert "beginning_of_backward" in ancestors(softmax)
 
 
+@pytest.mark.parametrize("keep_weights", [False, True])
+def test_what_is_kept_takes_memory_before_what_is_not(keep_weights):
+    """The products of distances wait for those of content, in the backward pass, too."""
+    sources, along, visible = draw()
+
+    @tf.function(autograph=False)
+    def step(*sources):
+        with tf.GradientTape() as tape:
+            tape.watch(sources)
+            values = attend(Sources(*sources), visible, keep_weights=keep_weights)
+        return tape.gradient(values, sources, output_gradients=along)
+
+    graph = step.get_concrete_function(*sources).graph
+    sums = [one for one in graph.get_operations() if one.type == "AddV2"]
+    sums = [one for one in sums if one.outputs[0].shape.as_list() == [B, H, L, S]]
+    # Of the sums of that shape one for each time the weights are made is of two kinds of scores.
+    scores = [one for one in sums if one.inputs[0].op.type.startswith("BatchMatMul")]
+    assert len(scores) == (1 if keep_weights else 2)
+    for one in scores:
+        by_content, shifted = (tensor.op for tensor in one.inputs)
+        products = [name for name in ancestors(shifted) if "MatMul" in name]
+        waiting = [graph.get_operation_by_name(name).control_inputs for name in products]
+        assert [by_content] in waiting
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_of_each_source_one_tensor_is_kept(dtype):
     """Nothing as large as a source is made of the sources alone for the backward pass: TensorFlow

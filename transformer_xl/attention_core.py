@@ -90,7 +90,10 @@ def _context(sources: Sources, visible, drop):
     """The weights, before they are dropped, and what they make of the values."""
     content, position = _queries(sources)
     by_content = tf.matmul(content, sources.key, transpose_b=True)
-    by_distance = tf.matmul(position, sources.distance, transpose_b=True)
+    # Before what is let go of again takes memory the weights, which are kept, take theirs: the other
+    # way round a gap stays in front of them, and smaller tensors go into it.
+    with tf.control_dependencies([by_content]):
+        by_distance = tf.matmul(position, sources.distance, transpose_b=True)
     weights_BHLS = attention_weights(by_content + relative_shift(by_distance), visible)
     context_BHLK = tf.matmul(drop(weights_BHLS, weights_BHLS), sources.value)
     return weights_BHLS, tf.transpose(context_BHLK, [0, 2, 1, 3])
