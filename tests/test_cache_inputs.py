@@ -8,7 +8,8 @@ from tests.test_cache import BATCH, model_of, segments
 from transformer_xl.new_cache import cache_of
 
 
-@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jit_compile", [False, True])
 def test_sizes_that_a_graph_does_not_know(jit_compile):
     """Any B and L, no token among them; XLA compiles for each."""
     model = model_of()

@@ -22,7 +22,8 @@ def poisoned(*steps):
     return batch_with_nan
 
 
-@pytest.mark.parametrize("report_every", [pytest.param(1, marks=pytest.mark.slow), 50])
+@pytest.mark.slow
+@pytest.mark.parametrize("report_every", [1, 50])
 def test_a_loss_that_is_no_number_is_left_out_and_counted(tmp_path, report_every):
     run = Run(tmp_path, changed(report_every=report_every), batch=poisoned(4))
     assert run.done

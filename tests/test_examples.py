@@ -62,6 +62,7 @@ def test_language_models_learn_alike(language_model_flags, capsys):
     assert printed.count(" -> ") == 8
 
 
+@pytest.mark.slow
 def test_adaptive_language_model_learns(language_model_flags):
     results = lstm_language_model.main(
         [*language_model_flags, "--head=adaptive", "--steps=60", "--learning_rate=0.03"]

@@ -161,7 +161,7 @@ def test_one_step_of_fit_follows_the_gradient_of_the_mean():
         )
 
 
-@pytest.mark.parametrize("run_eagerly", [True, False])
+@pytest.mark.parametrize("run_eagerly", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_weight_for_each_row_is_that_of_its_tokens(run_eagerly):
     tokens, targets, weights = BATCHES[1]
     rows = weights[:, 0]

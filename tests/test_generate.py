@@ -130,7 +130,8 @@ def test_chunks_make_the_whole(model):
     np.testing.assert_array_equal(model.generate(prompts, 8, (1, 2), repetition_penalty=1.5), whole)
 
 
-@pytest.mark.parametrize("jit_compile", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("jit_compile", [False, True])
 def test_fewer_tokens_are_written_by_the_same_program(model, jit_compile):
     decoder = Decoder(model, Sampling(), jit_compile=jit_compile)
     prompts = [[1, 2, 3], [4]]
@@ -149,17 +150,22 @@ def test_fewer_tokens_are_written_by_the_same_program(model, jit_compile):
     assert decoder._write.experimental_get_tracing_count() == 2
 
 
+# Which of the cases; each is another program, and `same_length` changes nothing in their sizes.
 @pytest.mark.parametrize(
-    ("jit_compile", "same_length"),
+    ("jit_compile", "same_length", "chosen"),
     [
-        (False, True),
+        (False, False, (1, 6)),
         *(
-            pytest.param(jit_compile, False, marks=pytest.mark.slow)
-            for jit_compile in (False, True)
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (False, True, range(7)),
+                (False, False, (0, 4)),
+                (True, False, (0, 1, 4, 6)),
+            )
         ),
     ],
 )
-def test_a_short_text_has_short_rings(monkeypatch, jit_compile, same_length):
+def test_a_short_text_has_short_rings(monkeypatch, jit_compile, same_length, chosen):
     """It costs what it needs, and reads as with the whole memory."""
     monkeypatch.setattr(decoding, "_SHORTEST_RINGS", 4)
     keras.utils.set_random_seed(5)
@@ -175,9 +181,7 @@ def test_a_short_text_has_short_rings(monkeypatch, jit_compile, same_length):
         (5, 12, 20),
         (5, 24, 20),  # forgets
     ]
-    if not same_length:  # which changes nothing in how long they are; each is another program
-        cases = [cases[i] for i in (0, 1, 4, 6)]
-    for length, num_tokens, rings in cases:
+    for length, num_tokens, rings in (cases[i] for i in chosen):
         tokens, memory = [PROMPT[:2, :length]], model.initial_memory(2, 20)
         state = decoder.begin(list(tokens[0]), _row_seeds((1, 2), 2), num_tokens)
         assert state.cache.length == rings

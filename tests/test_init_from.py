@@ -169,6 +169,7 @@ def test_from_another_run(trained, text, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_from_the_original_code(text, tmp_path, short_evaluation_steps):
     words = ["<eos>", "<unk>"] + [f"word{i}" for i in range(209)]
     (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")

@@ -64,11 +64,8 @@ def test_wrong_ranges_of_steps(given):
         profile_range(given.split(","))
 
 
-@pytest.mark.parametrize(
-    "more",
-    [pytest.param([], marks=pytest.mark.slow), ["--ema_decay=0.9"]],
-    ids=["weights", "averages"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["--ema_decay=0.9"]], ids=["weights", "averages"])
 def test_the_best_is_chosen_on_the_full_split(text, tmp_path, capsys, more):
     """Bounded validations see two segments; result.json has the loss of all, of the better one."""
     arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run", "--eval_every=2"]

@@ -161,6 +161,7 @@ def test_odd_text_is_prepared_or_refused_with_one_error(tmp_path, kind, train):
         assert prepared.vocabulary.decode(prepared.arrays["train"]) == data.decode("utf-8")
 
 
+@pytest.mark.slow
 def test_a_line_of_50_megabytes(tmp_path):
     line = "word and another, " * (50_000_000 // 18)
     folder = folder_of(tmp_path / "x", train=line, valid="word\n", test="word\n")
@@ -176,7 +177,13 @@ def test_a_line_of_50_megabytes(tmp_path):
 # Processes -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", VOCABULARY_KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[] if kind in ("word", "sentencepiece") else pytest.mark.slow)
+        for kind in VOCABULARY_KINDS
+    ],
+)
 def test_the_number_of_processes_does_not_matter(tmp_path, kind, monkeypatch):
     monkeypatch.setattr("data_utils.blocks.BLOCK_BYTES", 64)
     generator = random.Random(8)

@@ -89,7 +89,7 @@ def sums_in_their_order():
     [
         ({}, None),
         pytest.param({}, False, marks=pytest.mark.slow),
-        (PRE, False),
+        pytest.param(PRE, False, marks=pytest.mark.slow),
         pytest.param(BFLOAT16, False, marks=pytest.mark.slow),
         pytest.param(SMALL, True, marks=pytest.mark.slow),
     ],

@@ -53,6 +53,7 @@ def test_a_seed_alone_decides_a_row(settings):
         assert head.sample(hidden[own], seeds[own], **settings) == together[row]
 
 
+@pytest.mark.slow
 def test_xla_draws_the_same_rows():
     # With `argmax` of the noise XLA took minutes to compile this, at any size.
     head = AdaptiveSoftmax(6, 50, cutoffs=[5, 20], div_val=2)

@@ -211,7 +211,7 @@ def test_probabilities():
     assert (output.shape, output.dtype) == ((None, None, V), "float32")
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_tails_without_targets_are_not_computed(jit_compile):
     """Not even multiplied by zero: a tail full of NaN does not show until a target is in it."""
     head = make()

@@ -228,6 +228,7 @@ def test_a_full_disk_leaves_what_was_there(written, monkeypatch):
     assert opened(written)[0].newest().step == 8
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes(tmp_path):
     """A process that writes without end, killed at a moment chosen by chance."""
     program = (

@@ -40,7 +40,7 @@ def batch(seed=0):
     ("parts", "jit_compile"),
     [
         (2, False),
-        (3, True),
+        pytest.param(3, True, marks=pytest.mark.slow),
         *(
             pytest.param(*case, marks=pytest.mark.slow)
             for case in ((2, True), (3, False), (6, False), (6, True))

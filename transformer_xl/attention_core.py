@@ -90,8 +90,8 @@ def _context(sources: Sources, visible, drop):
     """The weights, before they are dropped, and what they make of the values."""
     content, position = _queries(sources)
     by_content = tf.matmul(content, sources.key, transpose_b=True)
-    # Before what is let go of again takes memory the weights, which are kept, take theirs: the other
-    # way round a gap stays in front of them, and smaller tensors go into it.
+    # What is kept takes memory before what is let go of: the other way round a gap is left in front
+    # of it, and smaller tensors go into that (docs/decisions/0015).
     with tf.control_dependencies([by_content]):
         by_distance = tf.matmul(position, sources.distance, transpose_b=True)
     weights_BHLS = attention_weights(by_content + relative_shift(by_distance), visible)
