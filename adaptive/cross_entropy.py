@@ -17,6 +17,7 @@ import tensorflow as tf
 
 from .chunk import Sources, add_rows, add_targets, as_sources, present
 from .chunk import chunk as _chunk
+from .dense_tensors import as_tensor
 from .gradient_rules import as_gradients, first_order_only, unwatched
 from .hidden_states import check_linear, weighted_targets
 
@@ -69,9 +70,9 @@ def linear_cross_entropy(
       derivative with `training=True`.
 
     Raises:
-      ValueError: for shapes or dtypes that do not fit, symbolic tensors, and, in eager calls, ids
-        outside the vocabulary. Compiled code cannot raise: there the loss and the gradients of
-        table and bias are NaN. Sizes known only at run time are compared then: an
+      ValueError: for shapes or dtypes that do not fit, symbolic, ragged or sparse tensors, and, in
+        eager calls, ids outside the vocabulary. Compiled code cannot raise: there the loss and the
+        gradients of table and bias are NaN. Sizes known only at run time are compared then: an
         InvalidArgumentError; by XLA, but for sizes of 1.
 
     Example:
@@ -85,8 +86,9 @@ def linear_cross_entropy(
             "functional model: call it in `train_step`, or in a layer's `call` with `add_loss`. "
             "Received: a KerasTensor."
         )
-    hidden, table, targets = (tf.convert_to_tensor(one) for one in (hidden, table, targets))
-    bias = None if bias is None else tf.convert_to_tensor(bias)
+    hidden, table = as_tensor(hidden, "hidden"), as_tensor(table, "table")
+    targets = as_tensor(targets, "targets")
+    bias = None if bias is None else as_tensor(bias, "bias")
     targets = check_linear(hidden, table, bias, targets)
     num_classes, width = table.shape
     if not isinstance(memory_bytes, numbers.Integral) or memory_bytes < 1:

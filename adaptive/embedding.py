@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from .clusters import Clusters, projected
+from .dense_tensors import refuse_uneven
 from .id_order import IdOrder
 from .rows import rows_of
 from .weights import add_weight, weight_config
@@ -129,6 +130,7 @@ class AdaptiveEmbedding(keras.layers.Layer):
         super().load_own_variables(store)
 
     def call(self, ids):
+        refuse_uneven(ids, "The inputs of AdaptiveEmbedding")
         # Keras' own models hand on ids as floats where their input does not say otherwise, so
         # whole numbers are taken for what they are, where they can be looked at.
         dtype = tf.as_dtype(ids.dtype)
@@ -178,6 +180,7 @@ class AdaptiveEmbedding(keras.layers.Layer):
         return [mask, *([None] * len(self._returned()))]
 
     def compute_output_spec(self, ids):
+        refuse_uneven(ids, "The inputs of AdaptiveEmbedding")
         vectors = keras.KerasTensor((*ids.shape, self.output_dim), dtype=self.compute_dtype)
         if not self._returns_weights:
             return vectors

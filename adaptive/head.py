@@ -9,6 +9,7 @@ import tensorflow as tf
 from . import factored
 from .clusters import Clusters
 from .cross_entropy import linear_losses, linear_nll
+from .dense_tensors import as_tensor
 from .hidden_states import (
     as_targets,
     check_k,
@@ -186,7 +187,7 @@ class SoftmaxHead(keras.layers.Layer):
         targets = as_targets(targets, self.ignore_index)
         weights = tf.ones(tf.shape(targets))
         if sample_weight is not None:
-            sample_weight = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
+            sample_weight = tf.cast(as_tensor(sample_weight, "sample_weight"), tf.float32)
             sample_weight = fitted("sample_weight", sample_weight, "targets", targets)
             weights = tf.stop_gradient(sample_weight)
         if self.ignore_index is not None:
@@ -324,7 +325,7 @@ class SoftmaxHead(keras.layers.Layer):
     def _checked(self, hidden):
         """The hidden states as a tensor; builds the layer."""
         refuse_symbolic(self, hidden)
-        hidden = tf.convert_to_tensor(hidden)
+        hidden = as_tensor(hidden, "Hidden states")
         check_width(self, hidden)
         if not self.built:
             self.build(hidden.shape)

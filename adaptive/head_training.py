@@ -6,6 +6,7 @@ The model returns hidden states; the loss is the head's, a weighted mean over to
 import keras
 import tensorflow as tf
 
+from .dense_tensors import as_tensor
 from .metrics import Perplexity, metric_from
 
 
@@ -176,12 +177,12 @@ def product_of_weights(targets, *given):
     Raises:
       ValueError: for weights of another shape, where it is known.
     """
-    targets = tf.convert_to_tensor(targets)
+    targets = as_tensor(targets, "Targets")
     weights = tf.ones(tf.shape(targets))
     for one in given:
         if one is None:
             continue
-        one = tf.cast(one, tf.float32)
+        one = tf.cast(as_tensor(one, "Weights"), tf.float32)
         # Keras forgets a rank where weights come with two of them.
         if None in (one.shape.rank, targets.shape.rank):
             missing = tf.ones([tf.rank(targets) - tf.rank(one)], tf.int32)

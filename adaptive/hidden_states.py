@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from .dense_tensors import as_tensor, refuse_uneven
 from .wide_ids import widened
 
 
@@ -75,7 +76,7 @@ def as_targets(targets, ignore_index=None):
     Raises:
       ValueError: if they are no integers.
     """
-    targets = tf.convert_to_tensor(targets)
+    targets = as_tensor(targets, "Targets")
     if not targets.dtype.is_integer:
         raise ValueError(f"Targets must be integer ids. Received: dtype {targets.dtype}.")
     return widened(targets, ignore_index)
@@ -168,6 +169,7 @@ def refuse_symbolic(head, hidden):
 
 def check_width(head, hidden):
     """Raises ValueError for anything but hidden states of the head's width."""
+    refuse_uneven(hidden, "Hidden states")
     if not tf.as_dtype(hidden.dtype).is_floating:
         raise ValueError(
             f"{type(head).__name__} takes hidden states, not ids. Received: dtype {hidden.dtype}."
@@ -267,7 +269,7 @@ def weighted_targets(targets, sample_weight, num_classes: int):
     """
     weights = tf.ones(tf.shape(targets))
     if sample_weight is not None:
-        weights = tf.cast(tf.convert_to_tensor(sample_weight), tf.float32)
+        weights = tf.cast(as_tensor(sample_weight, "sample_weight"), tf.float32)
         weights = tf.stop_gradient(fitted("sample_weight", weights, "targets", targets))
     targets = widened(targets)
     outside = (targets < 0) | (targets >= num_classes)

@@ -91,9 +91,11 @@ def checked_prompts(model, prompt) -> list[np.ndarray]:
     if rows is None or not rows or np.ndim(rows[0]) == 0:
         rows = np.asarray(prompt)
         if rows.ndim != 2 or not rows.size:
+            ragged = isinstance(prompt, tf.RaggedTensor)
+            received = "a RaggedTensor. Try: its to_list()" if ragged else f"shape {rows.shape}"
             raise ValueError(
                 "A prompt must have the shape [B, P] with at least one token, or be a list of "
-                f"prompts. Received: shape {rows.shape}."
+                f"prompts. Received: {received}."
             )
     rows = [np.asarray(row) for row in rows]
     for row in rows:
