@@ -163,6 +163,12 @@ def unpacked(data):
     return x, y, sample_weight
 
 
+_RULE = (
+    "Weights must have the shape of the targets, or of their first axes: one for each row. "
+    "Received: weights of shape"
+)
+
+
 def product_of_weights(targets, *given):
     """What each target counts for.
 
@@ -175,7 +181,8 @@ def product_of_weights(targets, *given):
       float32 `[...]`, of the targets' shape.
 
     Raises:
-      ValueError: for weights of another shape, where it is known.
+      ValueError: for weights of another shape, where it is known. Where it is known when it runs
+        only: an InvalidArgumentError then.
     """
     targets = as_tensor(targets, "Targets")
     weights = tf.ones(tf.shape(targets))
@@ -183,25 +190,38 @@ def product_of_weights(targets, *given):
         if one is None:
             continue
         one = tf.cast(as_tensor(one, "Weights"), tf.float32)
-        # Keras forgets a rank where weights come with two of them.
-        if None in (one.shape.rank, targets.shape.rank):
-            missing = tf.ones([tf.rank(targets) - tf.rank(one)], tf.int32)
-            one = tf.reshape(one, tf.concat([tf.shape(one), missing], 0))
-        else:
-            _check_axes(one.shape, targets.shape)
-            for _ in range(targets.shape.rank - one.shape.rank):
-                one = one[..., None]
+        with tf.control_dependencies(_checks_of_axes(one, targets)):
+            # Keras forgets a rank where weights come with two of them.
+            if None in (one.shape.rank, targets.shape.rank):
+                missing = tf.ones([tf.rank(targets) - tf.rank(one)], tf.int32)
+                one = tf.reshape(one, tf.concat([tf.shape(one), missing], 0))
+            else:
+                one = one[(..., *[None] * (targets.shape.rank - one.shape.rank))]
         weights *= one
     return tf.ensure_shape(weights, targets.shape)
 
 
-def _check_axes(shape, of_targets):
-    sizes = zip(shape, of_targets)
-    fits = shape.rank <= of_targets.rank and all(
-        one in (1, None) or size in (one, None) for one, size in sizes
-    )
-    if not fits:
-        raise ValueError(
-            "Weights must have the shape of the targets, or of their first axes: one for each "
-            f"row. Received: weights of shape {shape} for targets of shape {of_targets}."
-        )
+def _checks_of_axes(one, targets) -> list:
+    """Assertions that weights fit, about what a graph knows when it runs only.
+
+    Raises:
+      ValueError: where they cannot fit.
+    """
+    shape, of_targets = one.shape, targets.shape
+    sizes, wanted = tf.shape(one), tf.shape(targets)
+    received = [_RULE, sizes, "for targets of shape", wanted]
+    if None in (shape.rank, of_targets.rank):
+        fewer = tf.Assert(tf.rank(one) <= tf.rank(targets), received)
+        with tf.control_dependencies([fewer]):
+            wanted = wanted[: tf.rank(one)]
+        return [tf.Assert(tf.reduce_all((sizes == 1) | (sizes == wanted)), received)]
+    pairs = list(zip(shape, of_targets))
+    if shape.rank > of_targets.rank or not all(
+        size in (1, None) or of_target in (size, None) for size, of_target in pairs
+    ):
+        raise ValueError(f"{_RULE} {shape} for targets of shape {of_targets}.")
+    unsure = [i for i, pair in enumerate(pairs) if None in pair and pair[0] != 1]
+    # Numbers on the host, one by one and without a logical operation: nothing waits for a GPU.
+    return [
+        tf.Assert(tf.equal((sizes[i] - 1) * (sizes[i] - wanted[i]), 0), received) for i in unsure
+    ]

@@ -1,14 +1,18 @@
 """Targets and weights whose sizes do not fit, where the sizes are known only when it runs."""
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from adaptive import AdaptiveSoftmax, linear_cross_entropy
+from adaptive.head_training import product_of_weights
+from transformer_xl import ModelConfig, TransformerXL
 
 pytestmark = pytest.mark.usefixtures("graphs_as_written")
 
 WIDTH = 7
+WEIGHTS_RULE = r"Weights must have the shape of the targets.*one for each row. Received: weights of"
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +84,42 @@ def test_known_sizes_cost_nothing(head):
         tf.TensorSpec([2, 3, WIDTH]), tf.TensorSpec([2, 3], tf.int32), tf.TensorSpec([2, 3])
     ).graph
     assert not {"Assert", "BroadcastTo", "EnsureShape"} & {op.type for op in graph.get_operations()}
+
+
+@pytest.mark.parametrize("known_rank", [True, False])
+def test_weights_of_a_model(known_rank):
+    """Those of the targets' first axes stand for the rest, and others for none."""
+
+    def compiled(shape):
+        signature = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec(shape)]
+        return tf.function(product_of_weights, input_signature=signature, autograph=False)
+
+    ids = tf.zeros([4, 6], tf.int32)
+    for shape in ([4, 6], [4, 1], [4], [1, 6], [1], []):
+        weights = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        rows = weights[:, None] if shape == [4] else weights
+        product = compiled([None] * len(shape) if known_rank else None)
+        np.testing.assert_array_equal(product(ids, weights), np.broadcast_to(rows, [4, 6]))
+    refused = ([4, 5], [3, 6], [6], [3], *([] if known_rank else [[4, 6, 1], [4, 6, 2]]))
+    for shape in refused:
+        product = compiled([None] * len(shape) if known_rank else None)
+        with pytest.raises(tf.errors.InvalidArgumentError, match=WEIGHTS_RULE):
+            product(ids, tf.ones(shape))
+    with pytest.raises(tf.errors.InvalidArgumentError, match=WEIGHTS_RULE):
+        compiled([None, None] if known_rank else None)(ids[:, :1], tf.ones([4, 6]))
+
+
+def test_weights_in_fit():
+    """As Keras' own message of a failed graph ends with it."""
+    model = TransformerXL(ModelConfig(11, num_layers=1, model_dim=4, num_heads=1))
+    model.compile(keras.optimizers.SGD(0.0))
+    ids = np.zeros([4, 6], np.int32)
+    batches = tf.data.Dataset.from_generator(
+        lambda: iter([(ids, ids, np.ones([4, 5]))]),
+        output_signature=(
+            *[tf.TensorSpec([None, None], tf.int32)] * 2,
+            tf.TensorSpec([None, None], tf.float64),
+        ),
+    )
+    with pytest.raises(tf.errors.InvalidArgumentError, match=WEIGHTS_RULE):
+        model.fit(batches, shuffle=False, verbose=0)
