@@ -1,13 +1,14 @@
 """Blocks of one kind are traced once: what TensorFlow writes down of a step, and the time for it.
 
-A step of 16 layers has 32 blocks of two kinds, alike but for their weights.
+A step of 16 layers has 32 blocks of two kinds, alike but for their weights. A block that was
+changed is of another.
 """
 
 import functools
 
 import tensorflow as tf
 
-from transformer_xl.attention import RelativeAttention
+from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.block import DecoderBlock, rematerialized
 from transformer_xl.dropout import counter
 from transformer_xl.feed_forward import FeedForward
@@ -42,21 +43,24 @@ class OneTrace:
     tensors of the function. What a block adds to its losses is not collected.
 
     Args:
-      blocks: `DecoderBlock`s, built; those of a kind differ by their weights and sites only.
+      blocks: `DecoderBlock`s, built.
       rematerialize: whether they are computed again in the backward pass.
     """
 
     def __init__(self, blocks, rematerialize: bool = False):
-        self._functions = {}
+        self._functions = {}  # by block
         self._last = None, None  # a block's result, and what that was normalised from
+        of_kind = {}
         for block in blocks:
-            if block.attends not in self._functions:
+            kind = _kind(block)
+            if kind not in of_kind:
                 run = functools.partial(_run, block, rematerialize)
-                self._functions[block.attends] = tf.function(run, autograph=False)
+                of_kind[kind] = tf.function(run, autograph=False)
+            self._functions[block] = of_kind[kind]
 
     def of(self, block):
         """A function with a block's arguments and result."""
-        run = self._functions[block.attends]
+        run = self._functions[block]
 
         def call(*given, seed=None):
             sites = None if seed is None else [counter(site) for site in block.sites]
@@ -80,6 +84,33 @@ def _run(block, rematerialize, weights, given, seed, sites, known):
         # A function, since Keras would cast tensors to the compute dtype.
         normalised = None if known is None else lambda: known
         return block(*given, seed=seed, sites=sites, normalised=normalised, with_normalised=True)
+
+
+# What blocks of a kind may differ by: what has no part in a call, the sites, which are arguments of
+# the function, and layers, which are compared themselves.
+_OF_ITS_OWN = {"name", "trainable", "site", "inner", "biases"}
+
+
+def _kind(block):
+    """What is equal for blocks that compute the same with the same weights.
+
+    Of layers that are not these nothing is known that a call may depend on: a block with one is a
+    kind of its own.
+    """
+    if not _is_of_these_layers(block):
+        return block
+    layers = [block, block.norm, block.inner, *([block.inner.biases] if block.attends else [])]
+    if type(layers[-1]) not in (FeedForward, PositionBiases):
+        return block
+    if any("call" in vars(layer) for layer in layers):  # set on the layer, not in its class
+        return block
+    settings = [
+        (name, value)
+        for layer in layers
+        for name, value in layer.get_config().items()
+        if name not in _OF_ITS_OWN and not name.endswith("initializer")
+    ]
+    return repr((settings, [tuple(weight.shape) for weight in block.weights]))
 
 
 def _is_of_these_layers(block):
