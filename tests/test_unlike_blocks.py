@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from transformer_xl import ModelConfig, TransformerXL
 from transformer_xl.attention import PositionBiases, RelativeAttention
 from transformer_xl.block import DecoderBlock
 from transformer_xl.feed_forward import FeedForward
+from transformer_xl.new_cache import cache_of
 from transformer_xl.one_trace import callables
 
 pytestmark = pytest.mark.usefixtures("graphs_as_written")
@@ -91,3 +93,52 @@ def test_one_of_three_blocks_is_another(inner, other, settings, change):
 
     for one, eager in zip(tf.function(slopes, autograph=False)(), slopes(), strict=True):
         assert np.linalg.norm(one - eager) <= 1e-4 * np.linalg.norm(eager)
+
+
+class DoubledBlock(DecoderBlock):
+    def call(self, *given, **named):
+        return 2.0 * super().call(*given, **named)
+
+
+class DoubledAttention(RelativeAttention):
+    def call(self, *given, **named):
+        return 2.0 * super().call(*given, **named)
+
+
+@pytest.mark.parametrize("of_block", [True, False])
+def test_a_cache_is_not_read_by_another_call(of_block):
+    """It would be read as if the layer had none."""
+    model = TransformerXL(ModelConfig(11, num_layers=1, model_dim=4, num_heads=1, init_stddev=0.7))
+    (layer, kind) = (
+        (model.blocks[1], DoubledBlock) if of_block else (model.blocks[0].inner, DoubledAttention)
+    )
+    tokens = tf.constant([[1, 2, 3]])
+    before = model(tokens)[0]
+    layer.__class__ = kind
+    assert np.abs(model(tokens)[0] - before).max() > 0.1
+    for read in (
+        lambda: model.initial_cache(1),
+        lambda: cache_of(model, model.initial_memory(1)),
+        lambda: model.generate([[1, 2]], 1, [1, 2]),
+    ):
+        with pytest.raises(ValueError, match=f"Received: {kind.__name__} in block_.*a Memory"):
+            read()
+    layer.__class__ = kind.__base__
+    layer.call = lambda *given, **named: kind.__base__.call(layer, *given, **named)
+    with pytest.raises(ValueError, match="whose `call` is its own"):
+        model.initial_cache(1)
+
+
+@pytest.mark.parametrize("kind", [Squared, LargerBiases])
+def test_a_cache_is_read_with_layers_of_other_classes(kind):
+    model = TransformerXL(ModelConfig(11, num_layers=1, model_dim=4, num_heads=1, init_stddev=0.7))
+    layer = model.blocks[0].inner.biases if kind is LargerBiases else model.blocks[1].inner
+    for weight in model.blocks[0].inner.biases.weights:
+        weight.assign(tf.ones(weight.shape))
+    tokens = tf.constant([[1, 2, 3]])
+    before = model(tokens)[0]
+    layer.__class__ = kind
+    hidden = model(tokens)[0]
+    assert np.abs(hidden - before).max() > 1e-3
+    found, _ = model.extend(tokens, model.initial_cache(1))
+    np.testing.assert_allclose(found, hidden, rtol=1e-4, atol=1e-5)

@@ -6,6 +6,8 @@ whose positions are kept.
 
 import tensorflow as tf
 
+from transformer_xl.attention import RelativeAttention
+from transformer_xl.block import DecoderBlock
 from transformer_xl.cache import Cache, keys_and_values, projected_positions, sinusoids
 from transformer_xl.config_rules import check_lengths
 from transformer_xl.memory import Memory
@@ -20,6 +22,7 @@ def initial(model, batch_size, memory_length: int, segment_length: int, clamp_le
     # Below 1 a single token would find no position for the oldest that it remembers.
     segment_length = checked_segment_length(segment_length)
     clamp = _checked_clamp(model, memory_length, clamp_length)
+    _check_layers(model)
     # All positions of the memory before the first segment are alike: one is projected.
     one = model.initial_memory(1, 1)
     keys, values = (
@@ -46,6 +49,7 @@ def cache_of(model, memory: Memory, segment_length: int = 1, clamp_length: int |
     """
     segment_length = checked_segment_length(segment_length)
     clamp = _checked_clamp(model, memory.length, clamp_length)
+    _check_layers(model)
     slot = [[0, 0], [0, 0], [1, 0], [0, 0]]
     keys, values = (
         tuple(tf.pad(tensor, slot) for tensor in tensors)
@@ -78,6 +82,19 @@ def _checked_clamp(model, memory_length, clamp_length):
     clamp_length = known(model.config.clamp_length if clamp_length is None else clamp_length)
     check_lengths(memory_length, clamp_length, False)
     return tf.constant(min(int(clamp_length), _FARTHEST) if clamp_length > 0 else _FARTHEST)
+
+
+def _check_layers(model):
+    """Refuses layers with a `call` of their own, which reading from a cache would leave out."""
+    for block in model.blocks:
+        for layer, kind in ((block, DecoderBlock), (block.inner, RelativeAttention)):
+            own = type(layer).call is not kind.call or "call" in vars(layer)
+            if isinstance(layer, kind) and own:
+                raise ValueError(
+                    f"A Cache is read by what {kind.__name__} does, not by a `call` of another. "
+                    f"Received: {type(layer).__name__} in {block.name}, whose `call` is its own. "
+                    "Read with a Memory, by calls of the model."
+                )
 
 
 def _projected_memory(model, memory):
