@@ -17,7 +17,7 @@ TRAIN_FLAGS = (
     ),
     boolean_flag(_TRAIN, "roll_streams", "Whether streams begin elsewhere in every epoch."),
     boolean_flag(_TRAIN, "reset_memory", "Whether nothing is remembered of another document."),
-    enum_flag(_TRAIN, "optimizer", OPTIMIZERS, "The optimizer."),
+    enum_flag(_TRAIN, "optimizer", OPTIMIZERS, "The optimizer; adafactor keeps the least."),
     float_flag(_TRAIN, "learning_rate", "Its peak."),
     float_flag(
         _TRAIN,

@@ -18,7 +18,8 @@ from transformer_xl.training.memory_use import memory_use
 
 _WARM_UP, _MEASURED = 2, 10
 _EVAL_STEPS = 4
-_OPTIMIZER_COPIES = {"adam": 2, "adamw": 2, "lamb": 2}  # of the weights, beside the gradients'
+# By optimizers, of the weights. Adafactor's averages over rows and columns are hardly any.
+COPIES_KEPT = {"adam": 2, "adamw": 2, "lamb": 2, "adafactor": 0}
 
 
 def report(model, config, data, segments, train_step, evaluator):
@@ -46,7 +47,7 @@ def report(model, config, data, segments, train_step, evaluator):
     say(f"  {'forward and backward':34}{per_token / 1e6:16,.3f}")
 
     accumulate = getattr(config, "accumulate_steps", 1)
-    copies = 2 + _OPTIMIZER_COPIES.get(config.optimizer, 1) + (getattr(config, "ema_decay", 0) > 0)
+    copies = 2 + COPIES_KEPT[config.optimizer] + (getattr(config, "ema_decay", 0) > 0)
     estimate = training_bytes(
         model.config,
         sum(parts.values()),

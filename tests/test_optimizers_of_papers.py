@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from modes import dry_run
 from transformer_xl import ModelConfig, TrainConfig, TransformerXL
+from transformer_xl.config import OPTIMIZERS
 from transformer_xl.training.adafactor import Adafactor
 from transformer_xl.training.adam import AdamW
+from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.lamb import Lamb
 from transformer_xl.training.optimizer import make_optimizer
+from transformer_xl.training.state_store import CheckpointError
 from transformer_xl.training.weight_decay import decays
 
 STEPS, RATE, DECAY = 30, 0.01, 0.1
@@ -82,6 +86,86 @@ def test_adafactor_against_the_paper(jit_compile, name):
         apply(tf.constant(gradient, tf.float32))
     expected = adafactor_in_numpy(start, gradients, DECAY if name == "kernel" else 0.0)
     np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_adafactor_of_rows_and_columns_without_gradients(jit_compile):
+    """As of the words that no batch had: their rows stay, and the others move as in the paper.
+
+    Gradients are those of an unclipped step, whose squares and the least number differ by more than
+    float32 holds.
+    """
+    start = np.random.default_rng(1).normal(size=(5, 3))
+    gradients = 1e6 * np.random.default_rng(2).normal(size=(3, 5, 3))
+    gradients[:, [0, 3]] = 0
+    gradients[:, :, 1] = 0
+    variable = keras.Variable(start, dtype="float32", name="table_0")
+    optimizer = Adafactor(RATE)
+    optimizer.build([variable])
+
+    @tf.function(jit_compile=jit_compile)
+    def apply(gradient):
+        optimizer.apply([gradient], [variable])
+
+    for gradient in gradients:
+        apply(tf.constant(gradient, tf.float32))
+    np.testing.assert_allclose(variable, adafactor_in_numpy(start, gradients, 0.0), rtol=2e-6)
+
+
+def test_adafactor_keeps_no_matrix():
+    """Shazeer and Stern (2018), section 3: of n x m weights n + m numbers."""
+    shapes = [(50, 7), (7, 30), (2, 3, 4), (30,), (7,)]
+    variables = [keras.Variable(np.ones(one), name=f"kernel_{i}") for i, one in enumerate(shapes)]
+    optimizer = Adafactor(RATE)
+    optimizer.build(variables)
+    kept = sum(np.prod(one.shape, dtype=int) for one in optimizer.variables)
+    numbers = 2  # the count of updates, and the learning rate
+    assert kept == numbers + (50 + 7) + (7 + 30) + 2 * (3 + 4) + 30 + 7
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_dry_run_counts_what_optimizers_keep(name):
+    optimizer = make_optimizer(TrainConfig(optimizer=name))
+    optimizer.build([keras.Variable(np.ones([200, 100]), name="kernel")])
+    kept = sum(np.prod(one.shape, dtype=int) for one in optimizer.variables)
+    assert round(kept / 200 / 100, 1) == dry_run.COPIES_KEPT[name]
+
+
+class AdafactorAsItWas(Adafactor):
+    """Until 0.1.0 a run's state had second moments as large as each matrix besides."""
+
+    def build(self, variables):
+        super().build(variables)
+        for variable in variables:
+            if len(variable.shape) > 1:
+                self.add_variable_from_reference(variable, name="velocity")
+
+
+def test_states_of_before_are_gone_on_from(tmp_path):
+    config = ModelConfig(30, num_layers=1, model_dim=8, num_heads=2, memory_length=2)
+    trained = []
+    for kind in (AdafactorAsItWas, Adafactor):
+        model = TransformerXL(config, seed=0)
+        optimizer = kind(RATE, name="optimizer")
+        optimizer.build(model.trainable_variables)
+        checkpoints = Checkpoints(str(tmp_path), model, optimizer)
+        memory = model.initial_memory(2)
+        if kind is AdafactorAsItWas:
+            ones = [tf.ones(one.shape) for one in model.trainable_variables]
+            optimizer.apply(ones, model.trainable_variables)
+            checkpoints.save(1, memory)
+        else:
+            assert checkpoints.restore(memory) is not None
+        trained.append({one.path: one.numpy() for one in optimizer.variables})
+    before, after = trained
+    assert len(before) > len(after) > 0
+    for path, value in after.items():
+        np.testing.assert_array_equal(value, before[path], err_msg=path)
+    # What another optimizer kept is a mistake as before.
+    other = make_optimizer(TrainConfig(optimizer="lamb"))
+    other.build(model.trainable_variables)
+    with pytest.raises(CheckpointError, match="another model or optimizer"):
+        Checkpoints(str(tmp_path), model, other).restore(memory)
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,9 @@ class Checkpoints:
         self._others = {"step": self.step, **self._best_figures}
         if optimizer is not None:
             self._others |= _by_path("optimizer", optimizer.variables)
+        # States of earlier versions have them.
+        paths = getattr(optimizer, "no_longer_kept", ())
+        self._passed_over = {f"optimizer/{path}" for path in paths}
         self._others |= {f"more/{name}": variable for name, variable in (more or {}).items()}
 
     def last_step(self) -> int:
@@ -95,7 +98,8 @@ class Checkpoints:
         if state is None:
             return None
         remembered = _named(memory)
-        values = _assign({**self._model, **self._others, **remembered}, state)
+        targets = {**self._model, **self._others, **remembered}
+        values = _assign(targets, state, self._passed_over)
         if not goes_back:
             best = self._best_there(state.step)
         for name, value in best.items():
@@ -199,11 +203,14 @@ def _named(memory: Memory) -> dict:
     return {**layers, "memory/valid": memory.valid}
 
 
-def _assign(targets: Mapping, state: StoredState | TensorFlowState) -> dict[str, np.ndarray]:
+def _assign(
+    targets: Mapping, state: StoredState | TensorFlowState, passed_over=frozenset()
+) -> dict[str, np.ndarray]:
     """Gives variables a state's values, and returns these; nothing is assigned unless all fit."""
     values = state.read()
     differences = [f"it lacks {name}" for name in targets if name not in values]
-    differences += [f"{name} is not known here" for name in values if name not in targets]
+    unknown = values.keys() - targets.keys() - passed_over
+    differences += [f"{name} is not known here" for name in unknown]
     for name in targets.keys() & values.keys():
         here, there = _kind(targets[name]), _kind(values[name])
         if here != there:
