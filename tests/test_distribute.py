@@ -10,9 +10,11 @@ import time
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.conftest import ROOT
 from tests.distributed_steps import B, trained
+from transformer_xl.memory import Memory
 from transformer_xl.training.distribute import Replicas, make_replicas
 
 
@@ -39,6 +41,27 @@ def test_replicas_draw_other_masks_from_one_seed(mirrored):
     alone, _, seed_alone = trained(Replicas(), dropout=0.3)
     assert abs(reports[0, 0] / alone[0, 0] - 1) > 1e-5
     np.testing.assert_array_equal(seed, seed_alone)
+
+
+def test_memory_is_cut_row_by_row_in_a_graph(mirrored, monkeypatch):
+    """Each replica's own rows; eagerly TensorFlow starts threads for each call, and warns of it."""
+    replicas, eagerly = Replicas(mirrored), []
+    run = mirrored.run
+
+    def recorded(*given, **named):
+        eagerly.append(tf.executing_eagerly())
+        return run(*given, **named)
+
+    monkeypatch.setattr(mirrored, "run", recorded)
+    valid = np.array([7, 0, 3, 5], np.int32)
+    memory = replicas.split(Memory((tf.random.normal([4, 7, 2]),), tf.constant(valid)))
+    for bounds in ([2, 9, 4, 0], [9, 9, 1, 9]):
+        memory = replicas.cut(memory, tf.constant(bounds))
+        valid = np.minimum(valid, bounds)
+        whole = replicas.gather(memory)
+        np.testing.assert_array_equal(whole.valid, valid)
+    assert whole.hidden[0].shape == (4, 7, 2)
+    assert eagerly == [False]
 
 
 def test_batches_that_do_not_split_are_refused(mirrored):

@@ -30,9 +30,10 @@ class Replicas:
         self.count = 1 if strategy is None else strategy.num_replicas_in_sync
         self.multi_worker = isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
         self.chief = not self.multi_worker or strategy.cluster_resolver.task_id == 0
-        # Compiled once: TensorFlow makes messages anew in every call that is not.
+        # Compiled once: TensorFlow makes messages and threads anew in every call that is not.
         self._gathered = tf.function(self._gather, autograph=False)
         self._summed = tf.function(self._sum, autograph=False)
+        self._lower = tf.function(self._minimum, autograph=False)
 
     def scope(self):
         """Where model, state and training step are made."""
@@ -82,8 +83,7 @@ class Replicas:
         """Memory without what is older than `in_document`, int32 `[B]` of all rows."""
         if self._strategy is None:
             return memory._replace(valid=tf.minimum(memory.valid, in_document))
-        bounds = self.split(in_document)
-        return memory._replace(valid=self._strategy.run(tf.minimum, (memory.valid, bounds)))
+        return memory._replace(valid=self._lower(memory.valid, self.split(in_document)))
 
     def any(self, flag: bool) -> bool:
         """Whether it is true in any process; all of them call it."""
@@ -93,6 +93,9 @@ class Replicas:
 
     def _gather(self, memory):
         return tf.nest.map_structure(lambda value: self._strategy.gather(value, 0), memory)
+
+    def _minimum(self, valid, bounds):
+        return self._strategy.run(tf.minimum, (valid, bounds))
 
     def _sum(self, number):
         everywhere = self._strategy.run(lambda: tf.identity(number))
