@@ -252,6 +252,16 @@ def test_no_table_is_copied_where_none_is_read(jit_compile):
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])
+def test_no_table_is_copied_for_a_short_text(jit_compile):
+    """Copying it takes as long as is saved in forty tokens, and as much memory as it has."""
+    model = TransformerXL(ModelConfig(20, num_layers=1, model_dim=4, num_heads=1))
+    for num_tokens in (1, 39, 40, None):
+        decoder = Decoder(model, Sampling(), 3, (), jit_compile)
+        state = decoder.begin([[1]], np.zeros([1, 2], np.int32), num_tokens)
+        assert bool(state.of_weights.head_table) == (num_tokens in (40, None))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
 def test_product_with_the_table_first(jit_compile):
     random = np.random.default_rng(1)
     rows, table, bias = (random.normal(size=size) for size in ((3, 5), (7, 5), (7,)))

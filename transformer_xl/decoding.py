@@ -27,8 +27,8 @@ _WORTH_COMPILING = 1000
 # Under XLA products of up to so many rows take less time with kernels laid out anew, without it of
 # no number of rows (docs/decisions/0012).
 _TURNED_TO = 32
-# In shorter texts making them takes longer than they save.
-_WORTH_TURNING = 20
+# In shorter texts making them, or the head's table, takes longer than they save.
+_WORTH_TURNING, _WORTH_TURNING_TABLE = 20, 40
 
 # The least length of a text's rings, and by how much the next is longer: each is compiled.
 _SHORTEST_RINGS, _LONGER = 64, 4
@@ -245,12 +245,17 @@ class Decoder:
         return min(length for length in known if length >= needed)
 
     def _layout(self, num_rows, num_tokens):
-        """For which rows kernels are laid out anew: "one", "few"; "" for none."""
+        """For which rows kernels are laid out anew, "one", "few" or ""; and if the table is."""
         if num_rows not in self._layouts:
-            long = num_tokens is None or num_tokens >= _WORTH_TURNING or self._fixed_weights
+            tokens = np.inf if num_tokens is None or self._fixed_weights else num_tokens
             on_cpu = not tf.config.list_physical_devices("GPU")
-            anew = num_rows <= _TURNED_TO and long and self.jit_compile and on_cpu
-            self._layouts[num_rows] = ("one" if num_rows == 1 else "few") if anew else ""
+            anew = (
+                num_rows <= _TURNED_TO and tokens >= _WORTH_TURNING and self.jit_compile and on_cpu
+            )
+            kernels = ("one" if num_rows == 1 else "few") if anew else ""
+            # Where tokens are penalised, every one's probability is computed, without it.
+            table = (kernels == "one" or not self.jit_compile) and not self._sampling.penalises
+            self._layouts[num_rows] = kernels, table and tokens >= _WORTH_TURNING_TABLE
         return self._layouts[num_rows]
 
     def _read_first(self, tokens, lengths, length, rings, layout, make):
@@ -273,11 +278,10 @@ class Decoder:
         return hidden, cache, self._made_of_weights(layout) if make else ()
 
     def _made_of_weights(self, layout):
-        kernels, table = (), ()
-        if layout:
-            kernels = {"one": kernels_for_one_row, "few": turned_kernels}[layout](self._model)
-        # Where tokens are penalised, every one's probability is computed, without it.
-        if (layout == "one" or not self.jit_compile) and not self._sampling.penalises:
+        (rows, with_table), kernels, table = layout, (), ()
+        if rows:
+            kernels = {"one": kernels_for_one_row, "few": turned_kernels}[rows](self._model)
+        if with_table:
             first = tf.convert_to_tensor(self._model.head.linears()[0].table)
             table = (tf.transpose(tf.cast(first, self._model.compute_dtype)),)
         return OfWeights(kernels, table, self._model.head.tail_bounds())
