@@ -12,7 +12,8 @@
 
 Flags after a --flagfile override it. Started again with the same --workdir, training goes on where
 it stopped. Exit codes: 0 done; 1 failed; 2 wrong use or bad input; 75 stopped by a signal after
-saving; 130 interrupted by Ctrl-C where there was nothing to save; 141 nobody reads the output.
+saving; 130 interrupted by Ctrl-C, 143 ended by SIGTERM, where there was nothing to save; 141 nobody
+reads the output.
 """
 
 import importlib

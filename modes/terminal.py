@@ -23,17 +23,22 @@ def fail(message: str, code: int):
 
 
 @contextlib.contextmanager
-def ctrl_c_ends_at_once():
-    """While TensorFlow waits for other machines, where Python would hear Ctrl-C only afterwards."""
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is not signal.default_int_handler:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def signals_end_at_once():
+    """While TensorFlow waits for other machines, where Python would hear signals only afterwards.
+
+    TensorFlow also catches SIGTERM from then on, which does nothing: it is given back at the end.
+    """
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.getsignal(number) for number in defaults}
+    for number, default in defaults.items():
+        if before[number] is default:
+            signal.signal(number, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
+        for number, handler in before.items():
+            if handler is not None:  # None: not one of Python's
+                signal.signal(number, handler)
 
 
 def reader_has_left():

@@ -15,7 +15,7 @@ from modes.evaluation import check_segment_length, eval_batches, split_report
 from modes.generation import continued
 from modes.lost_workers import lost_workers_end_the_run
 from modes.run_inputs import chosen_cutoffs, given_weights, model_settings, prepared
-from modes.terminal import STOPPED, ctrl_c_ends_at_once, fail, say
+from modes.terminal import STOPPED, fail, say, signals_end_at_once
 from transformer_xl import TransformerXL
 from transformer_xl.config import evaluation_lengths
 from transformer_xl.training.best_choice import choose_best
@@ -47,7 +47,7 @@ def set_up():
     """Checks everything that can be checked, prepares the data; returns what trains."""
     directory, train_config = flags.workdir(), flags.train_config()
     # First of all: other machines are met before TensorFlow does anything.
-    with ctrl_c_ends_at_once():
+    with signals_end_at_once():
         replicas = make_replicas("one" if DRY_RUN.value else train_config.distribution, say)
     with contextlib.ExitStack() as holding, lost_workers_end_the_run(replicas, directory):
         replicas.check_batch_size(train_config.batch_size, train_config.accumulate_steps)
@@ -81,7 +81,7 @@ def _set_up(directory, train_config, replicas):
     train_config = resolved
     tell(f"run directory {directory}")
     if not replicas.chief:
-        with ctrl_c_ends_at_once():
+        with signals_end_at_once():
             replicas.wait()  # until the chief has prepared the text
     data = prepared(directory, vocabulary, tell)
     if replicas.chief:

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -16,6 +17,7 @@ from tests.conftest import ROOT
 from tests.distributed_steps import B, trained
 from transformer_xl.memory import Memory
 from transformer_xl.training.distribute import Replicas, make_replicas
+from transformer_xl.training.rendezvous import meet
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,8 @@ def test_batches_that_do_not_split_are_refused(mirrored):
         '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": "a:1"}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1", "b"]}, "task": {"type": "worker", "index": 1}}',
+        '{"cluster": {"worker": ["a:1", "b:99999"]}, "task": {"type": "worker", "index": 1}}',
     ],
 )
 def test_several_workers_need_their_addresses(monkeypatch, config):
@@ -97,7 +101,40 @@ def free_ports(count):
     return ports
 
 
-def test_ctrl_c_ends_the_wait_for_other_workers(tmp_path):
+def test_workers_go_on_when_all_have_been_there():
+    ports = free_ports(3)
+    workers, servers = [f"localhost:{port}" for port in ports], []
+
+    def work(index):
+        meet(workers, index)
+        # As TensorFlow's server does from then on.
+        servers.append(socket.create_server(("localhost", ports[index])))
+
+    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(3)]
+    for thread in threads[:2]:
+        thread.start()
+    threads[0].join(1)
+    assert all(thread.is_alive() for thread in threads[:2])
+    threads[2].start()
+    for thread in threads:
+        thread.join(20)
+    assert len(servers) == 3
+    for server in servers:
+        server.close()
+
+
+def test_an_address_where_another_program_listens(monkeypatch):
+    with socket.create_server(("", 0)) as other:
+        workers = [f"localhost:{other.getsockname()[1]}", "localhost:1"]
+        task = {"type": "worker", "index": 0}
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": workers}, "task": task}))
+        message = f"at its address in TF_CONFIG. Received: {workers[0]}: Address already in use"
+        with pytest.raises(OSError, match=message):
+            make_replicas("auto")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_wait_for_other_workers(tmp_path, number):
     """TensorFlow waits without end in its own code, where Python hears no signal."""
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     task = {"type": "worker", "index": 0}
@@ -117,8 +154,8 @@ def test_ctrl_c_ends_the_wait_for_other_workers(tmp_path):
             waiting = f"waiting for all workers of TF_CONFIG: {', '.join(workers)}\n"
             assert process.stdout.readline() == waiting
             time.sleep(1)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(30) == -signal.SIGINT
+            process.send_signal(number)
+            assert process.wait(30) == -number
         finally:
             process.kill()
     assert not list(tmp_path.iterdir())

@@ -1,7 +1,9 @@
 """How train.py ends: exit codes, and one line where something is wrong."""
 
+import ctypes
 import io
 import os
+import signal
 import sys
 import types
 
@@ -10,6 +12,7 @@ from absl import app
 from absl.testing import flagsaver
 
 import train
+from modes.terminal import signals_end_at_once
 from transformer_xl.training.state_store import CheckpointError
 
 
@@ -70,6 +73,30 @@ def test_what_was_not_written_when_the_reader_left(monkeypatch):
         monkeypatch.setattr(sys, "stdout", output)
         assert ended(monkeypatch, lambda: lambda: print("a line"), "--mode=score") == 141
         output.flush()
+
+
+def test_signals_are_given_back_after_the_wait_for_other_machines():
+    """Also what TensorFlow takes in its own code, without Python's knowing of it."""
+    libc = ctypes.CDLL(None)
+
+    def catches(number):
+        with open("/proc/self/status") as lines:
+            caught = next(line for line in lines if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        with signals_end_at_once():
+            assert not catches(signal.SIGINT)
+            libc.signal(int(signal.SIGTERM), ctypes.cast(libc.abs, ctypes.c_void_p))
+            assert catches(signal.SIGTERM)
+        assert catches(signal.SIGINT)
+        assert not catches(signal.SIGTERM)
+    finally:
+        for number, handler in zip((signal.SIGINT, signal.SIGTERM), before):
+            signal.signal(number, handler)
 
 
 def test_help_is_no_error(capsys):

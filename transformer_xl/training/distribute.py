@@ -11,6 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from transformer_xl.memory import Memory
+from transformer_xl.training.rendezvous import host_and_port, meet
 
 
 class Replicas:
@@ -114,9 +115,10 @@ def make_replicas(distribution: str, say: Callable[[str], None] | None = None) -
 
     Raises:
       ValueError: for "multi_worker" without a TF_CONFIG, or with a wrong one.
+      OSError: if this worker cannot listen at its address there.
     """
     if distribution == "auto":
-        workers = len(_cluster().get("worker", ()))
+        workers = len(_workers()[0])
         many = len(tf.config.list_physical_devices("GPU")) > 1
         distribution = "multi_worker" if workers > 1 else "mirrored" if many else "one"
     if distribution == "one":
@@ -125,28 +127,29 @@ def make_replicas(distribution: str, say: Callable[[str], None] | None = None) -
         kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
         devices = [device.name for device in tf.config.list_logical_devices(kind)]
         return Replicas(tf.distribute.MirroredStrategy(devices))
-    if not _cluster():
+    workers, index = _workers()
+    if not workers:
         raise ValueError(
             "--distribution=multi_worker needs TF_CONFIG, with the addresses of all workers and "
             "this one's index. Received: none. The README has an example."
         )
-    workers = _cluster()["worker"]
     if say is not None and len(workers) > 1:
         say(f"waiting for all workers of TF_CONFIG: {', '.join(workers)}")
+    meet(workers, index)
     return Replicas(tf.distribute.MultiWorkerMirroredStrategy())
 
 
-def _cluster() -> dict:
-    """The addresses in TF_CONFIG, by kind of task; empty without one."""
+def _workers() -> tuple[list[str], int]:
+    """The workers' addresses in TF_CONFIG, none without one, and this one's place among them."""
     text = os.environ.get("TF_CONFIG", "")
     if not text:
-        return {}
+        return [], 0
     try:
         config = json.loads(text)
         workers, index = config["cluster"]["worker"], config["task"]["index"]
         right = (
             isinstance(workers, list)
-            and all(isinstance(address, str) for address in workers)
+            and all(isinstance(address, str) and host_and_port(address) for address in workers)
             and config["task"]["type"] == "worker"
             and 0 <= index < len(workers)
         )
@@ -158,4 +161,4 @@ def _cluster() -> dict:
             '"10.0.0.2:2222"]}, "task": {"type": "worker", "index": 0}}, with the index of this '
             f"machine. Received: {text}."
         )
-    return config["cluster"]
+    return workers, index
