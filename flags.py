@@ -7,6 +7,7 @@ are read only inside functions, after parsing.
 
 import os
 import re
+from collections.abc import Mapping
 
 from absl import flags
 
@@ -215,13 +216,13 @@ def as_flagfile() -> str:
     return "\n".join(line for line in lines if line) + "\n"
 
 
-def take_missing_from(flagfile_lines, kind: str | None = None) -> list[str]:
+def take_missing_from(flagfile_lines, unsaid: Mapping[str, str] | None = None) -> list[str]:
     """Sets the flags that the command line does not give to the values of a recorded run.
 
     Args:
       flagfile_lines: of the run.
-      kind: of the run's vocabulary, which its flags say only where it is not the corpus' own; None
-        where the command line does not give one.
+      unsaid: what flags mean by name that the run does not give, where it is the corpus' own; None
+        where the command line does not give them either.
 
     Returns:
       The flags of the run that there are none of here, which are left out.
@@ -241,7 +242,7 @@ def take_missing_from(flagfile_lines, kind: str | None = None) -> list[str]:
             recorded[name] = "false" if negated else value if equals else "true"
         else:
             unknown.append(name)
-    _check_text({"vocabulary": kind, **recorded})
+    _check_text({**(unsaid or {}), **recorded})
     for name, value in recorded.items():
         if not flags.FLAGS[name].present:
             try:

@@ -17,7 +17,7 @@ Shape letters: B batch, L segment length, N tokens of a split, V vocabulary.
 """
 
 from .base_vocabulary import Vocabulary
-from .corpora import CORPUS_NAMES, is_of_sentences
+from .corpora import CORPUS_NAMES, is_of_sentences, own_min_count
 from .corpus import prepare
 from .found_corpus import Corpus, ExpectedCounts
 from .given_vocabulary import GivenVocabulary
@@ -51,6 +51,7 @@ __all__ = [
     "load_corpus",
     "load_vocabulary",
     "open_prepared",
+    "own_min_count",
     "preparation_report",
     "prepare",
     "unigram_nll",

@@ -237,3 +237,17 @@ def is_of_sentences(name: str, kind: str | None = None) -> bool:
     """
     entry = REGISTRY.get(name, TFDS_ENTRY)
     return entry.documents == "lines" and (kind or entry.vocabulary) in KINDS_OF_LINES
+
+
+def own_min_count(name: str, kind: str) -> int | None:
+    """How rare a token may be in the vocabulary of a corpus, where nothing else is asked for.
+
+    Args:
+        name: of a corpus.
+        kind: of the vocabulary.
+
+    Returns:
+        None for a kind that has no such limit.
+    """
+    own = {"word": REGISTRY.get(name, TFDS_ENTRY).min_count, "character": 1}
+    return own.get(kind)

@@ -12,6 +12,7 @@ from data_utils import (
     kind_of,
     load_corpus,
     load_vocabulary,
+    own_min_count,
     prepare,
 )
 from modes import init_flags
@@ -33,12 +34,12 @@ def recorded_run():
         raise FileNotFoundError(
             f"--workdir={directory} holds no run (it has no config.json). Train there first."
         )
-    _take_flags(directory)
+    _take_flags(directory, record)
     record.check(directory, flags.model_config(record.model.vocab_size, record.model.cutoffs))
     return directory, record
 
 
-def _take_flags(directory):
+def _take_flags(directory, record):
     """The flags that a run recorded stand in for those not given."""
     path = os.path.join(directory, "flags.txt")
     if not os.path.isfile(path):
@@ -46,12 +47,12 @@ def _take_flags(directory):
             f"A run's flags are needed. There is no {path}. Bring it back from a copy, or write it "
             "anew, a --flag=value a line, by config.json beside it."
         )
-    kind = None
-    if flags.VOCABULARY.present:
-        kind = kind_of(load_vocabulary(os.path.join(directory, "vocabulary")))
+    unsaid = {}
+    if flags.VOCABULARY.present or flags.VOCABULARY_MIN_COUNT.present:
+        unsaid = _own_vocabulary(directory, record)
     try:
         with open(path, encoding="utf-8") as lines:
-            unknown = flags.take_missing_from(lines, kind)
+            unknown = flags.take_missing_from(lines, unsaid)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     if unknown:
@@ -60,6 +61,16 @@ def _take_flags(directory):
             f"{', '.join(unknown)}",
             file=sys.stderr,
         )
+
+
+def _own_vocabulary(directory, record) -> dict[str, str]:
+    """What the flags of a run's vocabulary mean where the run was begun without them."""
+    vocabulary = load_vocabulary(os.path.join(directory, "vocabulary"))
+    kind = kind_of(vocabulary)
+    # That of given weights was not counted.
+    given = isinstance(vocabulary, GivenVocabulary)
+    least = None if given else own_min_count(record.data["corpus"], kind)
+    return {"vocabulary": kind} | ({} if least is None else {"vocabulary_min_count": str(least)})
 
 
 def run_vocabulary(directory, record):

@@ -7,7 +7,7 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 import flags
-from data_utils import CharacterVocabulary, WordVocabulary
+from data_utils import CharacterVocabulary, GivenVocabulary, WordVocabulary
 from modes.run_inputs import recorded_run, run_vocabulary
 from transformer_xl import ModelConfig, TrainConfig
 from transformer_xl.training.workdir import RunRecord, read_record
@@ -52,12 +52,23 @@ def test_what_a_runs_vocabulary_is_without_its_flags_may_be_said(directory):
         read(directory, "--vocabulary=word")
 
 
+def test_the_corpus_own_least_count_may_be_said(directory):
+    read(directory, "--vocabulary_min_count=3")
+    CharacterVocabulary.from_counts({"a": 9, "b": 7}).save(directory / "vocabulary")
+    read(directory, "--vocabulary_min_count=1")
+    # That of given weights has none.
+    GivenVocabulary(["<eos>", "<unk>"], [0, 0]).save(directory / "vocabulary")
+    with pytest.raises(ValueError, match="vocabulary_min_count is not given there, 3 now"):
+        read(directory, "--vocabulary_min_count=3")
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
         ("--data_dir=there", "data_dir is here there, there now"),
         ("--corpus=ptb", "corpus is text there, ptb now"),
         ("--vocabulary=byte", "vocabulary is word there, byte now"),
+        ("--vocabulary_min_count=2", "vocabulary_min_count is 3 there, 2 now"),
         ("--vocabulary_size=9", "vocabulary_size is not given there, 9 now"),
         ("--lowercase", "lowercase is false there, True now"),
     ],
