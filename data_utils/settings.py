@@ -66,6 +66,11 @@ class PreparationSettings:
             rule = lowercase_rule(rule)
         if min_count is None:
             min_count = corpus.min_count if kind == "word" else 1
+        if kind != "sentencepiece" and piece_model != MODEL_TYPES[0]:
+            raise ValueError(
+                f"A piece_model is for the vocabulary sentencepiece. Received {piece_model!r} for "
+                f"{kind}: ask for that vocabulary, or leave it out."
+            )
         path = None
         least = {"word": 3, "character": 2}.get(kind)
         if max_size is not None and least is not None and max_size < least:

@@ -138,6 +138,13 @@ def trained_model():
 def prepared(directory, vocabulary, say) -> PreparedCorpus:
     """The corpus of the flags, in a given vocabulary or, without, in its own."""
     given = {}
+    counted = (flags.VOCABULARY_MIN_COUNT, flags.VOCABULARY_SIZE, flags.PIECE_MODEL)
+    needless = [f"--{flag.name}={flag.value}" for flag in counted if flag.value != flag.default]
+    if vocabulary is not None and needless:
+        raise ValueError(
+            "The vocabulary is the one of the weights in --init_from, and none is made from the "
+            f"text. Received besides: {' '.join(needless)}. Leave them out."
+        )
     if isinstance(vocabulary, WordVocabulary):
         given = {"tokens": vocabulary.tokens, "tokenization": vocabulary.tokenization}
     elif vocabulary is not None:

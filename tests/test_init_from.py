@@ -192,6 +192,8 @@ def test_from_the_original_code(text, tmp_path, short_evaluation_steps):
         (["--dropout=1"], "dropout must be"),
         (["--cutoffs=auto"], "must be those of the weights in --init_from. Received: auto"),
         (["--mode=prepare", "--cutoffs=auto"], "Received: auto. Leave it out"),
+        (["--vocabulary_min_count=3", "--piece_model=bpe"], "besides: .*count=3 --piece_model=bpe"),
+        (["--mode=eval", "--vocabulary_size=9"], "besides: --vocabulary_size=9. Leave them out"),
         (["--mode=prepare", "--vocabulary=byte"], "one of words. Received 'byte' besides"),
     ],
 )

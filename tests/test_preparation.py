@@ -282,6 +282,7 @@ def test_large_splits_become_shards_of_one_order(tmp_path, monkeypatch):
         ({"vocabulary": "sentencepiece"}, "at least 260, .* Received: None"),
         ({"vocabulary": "sentencepiece", "max_size": 259}, "at least 260, .* Received: 259"),
         ({"vocabulary": "sentencepiece", "max_size": 9000}, "cannot make 9000 pieces"),
+        ({"piece_model": "bpe"}, "is for the vocabulary sentencepiece. Received 'bpe' for word"),
         ({"vocabulary": "sentencepiece", "piece_model": "no/file"}, "no file no/file"),
         ({"num_processes": 0}, "num_processes must be at least 1"),
     ],
