@@ -257,6 +257,35 @@ def test_tokens_that_a_file_cannot_hold(tmp_path):
     assert load_huggingface(str(tmp_path / "new"))[1] == words
 
 
+def test_a_model_is_not_saved_among_files_of_another(tmp_path):
+    """Which would be read with it: an old vocabulary, for instance, by `load_huggingface`."""
+    model = TransformerXL(ModelConfig(**SMALL))
+    words = [f"w{i}" for i in range(30)]
+    others = {
+        "vocab.txt": "\n".join(reversed(words)) + "\n",
+        "vocab.json": json.dumps(words[::-1]),
+        "pytorch_model.bin": "weights",
+        "config.json": '{"model": {}, "train": {}}',  # a run's
+    }
+    for name, content in others.items():
+        (tmp_path / name).write_text(content)
+        for tokens in (None, words):
+            if (name, tokens) == ("vocab.txt", words):
+                continue
+            with pytest.raises(FileExistsError, match=f"which has {name}. Remove them, or name"):
+                save_huggingface(model, str(tmp_path), tokens)
+            assert os.listdir(tmp_path) == [name]
+            assert (tmp_path / name).read_text() == content
+        (tmp_path / name).unlink()
+    # Its own files are replaced, and the same tokens in another file are no others.
+    for _ in range(2):
+        (tmp_path / "vocab.json").write_text(json.dumps(words))
+        (tmp_path / "vocab.txt").write_text(others["vocab.txt"])
+        save_huggingface(model, str(tmp_path), words)
+        assert load_huggingface(str(tmp_path))[1] == words
+        assert (tmp_path / "vocab.txt").read_text().split() == words
+
+
 def test_fields_that_there_are_not(tmp_path):
     save_huggingface(TransformerXL(ModelConfig(**SMALL)), str(tmp_path))
     with pytest.raises(ValueError, match="must be fields of ModelConfig: .* Received: layers"):

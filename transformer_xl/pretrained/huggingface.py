@@ -14,7 +14,7 @@ from transformer_xl.model import TransformerXL
 from transformer_xl.pretrained.keras_files import load_keras_weights
 from transformer_xl.pretrained.state_dict import constants, entries_of, without_constants
 from transformer_xl.pretrained.torch_files import load_torch_file
-from transformer_xl.pretrained.vocabulary_files import load_tokens
+from transformer_xl.pretrained.vocabulary_files import FILES, load_tokens, read_tokens
 from transformer_xl.pretrained.weight_map import collect, fill
 from transformer_xl.safetensors_files import load_safetensors, save_safetensors
 
@@ -234,11 +234,13 @@ def save_huggingface(model: TransformerXL, directory: str, tokens: Sequence[str]
 
     Args:
       model: a `TransformerXL`.
-      directory: made if need be; files of these names are replaced, each whole or not at all.
+      directory: made if need be; files of these names are replaced, each whole or not at all, if
+        they are a TransfoXL's. No other weights may be there, nor a vocabulary of other tokens.
       tokens: in the order of their ids.
 
     Raises:
       ValueError: if TransfoXL has no such model, or the tokens do not fit it.
+      FileExistsError: if the directory has files of another model. They are as they were.
     """
     tokens = None if tokens is None else list(tokens)
     if tokens is not None and len(tokens) != model.config.vocab_size:
@@ -255,6 +257,7 @@ def save_huggingface(model: TransformerXL, directory: str, tokens: Sequence[str]
     twice = [token for token, count in collections.Counter(tokens or ()).items() if count > 1]
     if twice:
         raise ValueError(f"Each id needs a token of its own. Received twice: {twice[0]!r}.")
+    _check_no_other_model(directory, tokens)
     eos_id = tokens.index("<eos>") if tokens and "<eos>" in tokens else 0
     config = config_to_huggingface(model.config, eos_id)
     entries = entries_of(model, _PREFIX, repeated_biases=True)
@@ -274,6 +277,33 @@ def save_huggingface(model: TransformerXL, directory: str, tokens: Sequence[str]
     _write(os.path.join(directory, _CONFIG), json.dumps(config, indent=2) + "\n")
     if tokens is not None:
         _write(os.path.join(directory, "vocab.txt"), "".join(f"{token}\n" for token in tokens))
+
+
+def _check_no_other_model(directory: str, tokens: Sequence[str] | None):
+    """Refuses files that would be read in place of new ones, and settings of something else."""
+    written = (_CONFIG, _SAFETENSORS) if tokens is None else (_CONFIG, _SAFETENSORS, "vocab.txt")
+    others = [
+        name
+        for name in (*_WEIGHTS, *FILES)
+        if name not in written
+        and os.path.lexists(os.path.join(directory, name))
+        and not (name in FILES and _has_tokens(os.path.join(directory, name), tokens))
+    ]
+    if os.path.lexists(os.path.join(directory, _CONFIG)) and not is_huggingface(directory):
+        others.append(_CONFIG)  # a run's, for instance
+    if others:
+        raise FileExistsError(
+            "A model must not be saved among the files of another one, which would be read with it "
+            f"or lost. Received: {directory}, which has {', '.join(others)}. Remove them, or name "
+            "another folder" + ("; or give the tokens." if tokens is None else ".")
+        )
+
+
+def _has_tokens(path: str, tokens: Sequence[str] | None) -> bool:
+    try:
+        return read_tokens(path) == tokens
+    except (OSError, ValueError):
+        return False
 
 
 def _fits_a_line(token) -> bool:

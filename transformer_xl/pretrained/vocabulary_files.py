@@ -35,7 +35,7 @@ def load_tokens(directory: str, size: int) -> list[str] | None:
             break
     else:
         return None
-    tokens = _read_lines(path) if name == "vocab.txt" else _read_object(path)
+    tokens = read_tokens(path)
     if len(set(tokens)) != len(tokens):
         raise ValueError(f"{path} has a token twice.")
     if len(tokens) != size:
@@ -44,6 +44,11 @@ def load_tokens(directory: str, size: int) -> list[str] | None:
             f"{len(tokens):,} tokens."
         )
     return tokens
+
+
+def read_tokens(path: str) -> list[str]:
+    """The tokens of one of `FILES`; raises ValueError if it is damaged."""
+    return _read_lines(path) if path.endswith(".txt") else _read_object(path)
 
 
 def load_tokens_beside(path: str, size: int) -> list[str] | None:
