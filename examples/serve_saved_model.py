@@ -8,6 +8,7 @@ It needs nothing but TensorFlow, and none of this project: copy it beside an exp
     http://localhost:8501/v1/models/model:predict
 
 For one machine and few requests; TensorFlow Serving answers the same requests in production.
+What is no finite number, for which JSON has no word, is null in an answer.
 docs/serving.md has the signatures, and a client that scores a text.
 """
 
@@ -15,6 +16,7 @@ import argparse
 import http.server
 import json
 
+import numpy as np
 import tensorflow as tf
 
 NAME = "model"
@@ -60,13 +62,19 @@ def predict(signatures, request: dict) -> dict:
     except (TypeError, ValueError, tf.errors.OpError) as error:
         raise BadRequestError(" ".join(str(error).split())[:500]) from error
     if not by_row:
-        plain = {key: value.tolist() for key, value in outputs.items()}
+        plain = {key: _as_json(value) for key, value in outputs.items()}
         return {"outputs": plain if len(plain) > 1 else next(iter(plain.values()))}
     num_rows = len(request["instances"])
     if any(value.shape[:1] != (num_rows,) for value in outputs.values()):
         raise BadRequestError(f"{name} has results that are not one for each row: use 'inputs'.")
-    rows = [{key: value[i].tolist() for key, value in outputs.items()} for i in range(num_rows)]
+    rows = [{key: _as_json(value[i]) for key, value in outputs.items()} for i in range(num_rows)]
     return {"predictions": rows}
+
+
+def _as_json(value: np.ndarray):
+    """A nested list of numbers, and None in place of those that are not finite."""
+    finite = np.isfinite(value)
+    return value.tolist() if finite.all() else np.where(finite, value, None).tolist()
 
 
 def _tensor(value, dtype) -> tf.Tensor:
@@ -89,6 +97,10 @@ def columns(instances) -> dict:
     return {key: [row[key] for row in instances] for key in keys}
 
 
+def _refuse(name: str):
+    raise BadRequestError(f"JSON has no {name}.")
+
+
 def make_handler(signatures):
     """The class that answers requests for a loaded SavedModel."""
 
@@ -105,17 +117,21 @@ def make_handler(signatures):
         def do_POST(self):
             if self.path != f"/v1/models/{NAME}:predict":
                 return self._answer(404, {"error": "Not found"})
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
-                request = json.loads(body)
+                length = self.headers.get("Content-Length", "0")
+                if not (length.isascii() and length.isdecimal()):
+                    raise BadRequestError(f"Content-Length is a number. Received: {length!r}.")
+                request = json.loads(self.rfile.read(int(length)), parse_constant=_refuse)
                 if not isinstance(request, dict):
                     raise BadRequestError("A request is a JSON object.")
                 return self._answer(200, predict(signatures, request))
+            except RecursionError:
+                return self._answer(400, {"error": "The request is nested too deeply."})
             except ValueError as error:
                 return self._answer(400, {"error": str(error)})
 
         def _answer(self, code: int, content: dict):
-            body = json.dumps(content).encode("utf-8")
+            body = json.dumps(content, allow_nan=False).encode("utf-8")
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
