@@ -35,8 +35,8 @@ INIT_FROM = flags.DEFINE_string(
     "init_from",
     None,
     "Weights to begin with, instead of a run's: a folder of HuggingFace's TransfoXL, a "
-    "run's folder, a state dict of the original PyTorch code or a checkpoint of the original "
-    "TensorFlow code. They bring architecture and vocabulary.",
+    "run's folder, an export's model.keras, a state dict of the original PyTorch code or a "
+    "checkpoint of the original TensorFlow code. They bring architecture and vocabulary.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",

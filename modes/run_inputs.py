@@ -19,6 +19,7 @@ from modes import init_flags
 from transformer_xl import TransformerXL
 from transformer_xl.auto_cutoffs import auto_cutoffs
 from transformer_xl.pretrained import is_huggingface, load_from
+from transformer_xl.pretrained.source import KERAS_SUFFIX
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import resolve_precision
 from transformer_xl.training.workdir import read_record
@@ -108,6 +109,9 @@ def given_weights(config):
     own = os.path.join(path, "vocabulary")  # a run's
     if os.path.isfile(own) and not is_huggingface(path):
         return model, run_vocabulary(path, read_record(path))
+    exported = os.path.join(os.path.dirname(path), "vocabulary")
+    if path.endswith(KERAS_SUFFIX) and os.path.isfile(exported):
+        return model, _exported_vocabulary(exported, model.config.vocab_size)
     if tokens is None:
         raise ValueError(
             f"--init_from={path} needs the model's vocabulary. Put vocab.txt beside the weights, a "
@@ -115,6 +119,16 @@ def given_weights(config):
         )
     # Text for it comes in tokens already, as WikiText does.
     return model, GivenVocabulary(tokens, [0] * len(tokens), "whitespace")
+
+
+def _exported_vocabulary(path, size):
+    vocabulary = load_vocabulary(path)
+    if vocabulary.size != size:
+        raise ValueError(
+            f"{path} must be the vocabulary of the model beside it. Received: {vocabulary.size:,} "
+            f"tokens, where the model has {size:,}. Bring the one back that was exported with it."
+        )
+    return vocabulary
 
 
 def best_model(directory, record, config):

@@ -5,14 +5,18 @@ import os
 import random
 import re
 
+import keras
 import numpy as np
 import pytest
+from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 import train
 from data_utils import GivenVocabulary, WordVocabulary, load_vocabulary, open_prepared
+from modes.run_inputs import given_weights
 from tests.conftest import evaluation_steps_of
 from tests.golden_files import unpack
+from transformer_xl import TrainConfig
 from transformer_xl.pretrained import load_from, load_huggingface
 
 COMMON = [
@@ -212,6 +216,51 @@ def test_weights_without_a_vocabulary(text, tmp_path, capsys):
     assert run(*COMMON, *start) == 2
     assert "Put vocab.txt beside the weights" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def exported(weights, tmp_path):
+    """The file of an export, and the vocabulary beside it."""
+    model, tokens = load_huggingface(str(weights))
+    model.save(tmp_path / "model.keras")
+    GivenVocabulary(tokens, [0] * len(tokens), "words").save(tmp_path / "vocabulary")
+    return tmp_path / "model.keras"
+
+
+def given(path, *arguments, precision="float32"):
+    """What a mode makes of --init_from."""
+    with flagsaver.flagsaver():
+        absl_flags.FLAGS(["train.py", f"--init_from={path}", *arguments])
+        return given_weights(TrainConfig(precision=precision))
+
+
+def test_from_the_keras_file_of_an_export(exported, weights):
+    theirs, tokens = load_huggingface(str(weights))
+    ours, vocabulary = given(exported, "--memory_length=9", precision="bfloat16")
+    assert (vocabulary.tokens, vocabulary.tokenization) == (tuple(tokens), "words")
+    assert (ours.config.memory_length, ours.compute_dtype) == (9, "bfloat16")
+    assert ours.config.with_changes(memory_length=7) == theirs.config
+    assert len(ours.trainable_variables) == len(theirs.trainable_variables)
+    for one, other in zip(ours.trainable_variables, theirs.trainable_variables):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_keras_files_that_will_not_do(exported):
+    with pytest.raises(ValueError, match="model_dim is 16 there, 18 now"):
+        given(exported, "--model_dim=18")
+    GivenVocabulary(["<eos>", "<unk>"], [0, 0]).save(exported.parent / "vocabulary")
+    with pytest.raises(ValueError, match="Received: 2 tokens, where the model has 53. Bring"):
+        given(exported)
+    (exported.parent / "vocabulary").unlink()
+    with pytest.raises(ValueError, match="Put vocab.txt beside the weights"):
+        given(exported)
+    content = exported.read_bytes()
+    exported.write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"model\.keras cannot be read: it is damaged, cut short"):
+        given(exported)
+    keras.Sequential([keras.Input([2]), keras.layers.Dense(1)]).save(exported)
+    with pytest.raises(ValueError, match="must hold a TransformerXL. Received: a Sequential"):
+        given(exported)
 
 
 def test_results_do_not_go_into_a_run(trained, text, weights, capsys):

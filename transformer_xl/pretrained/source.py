@@ -4,15 +4,19 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
+import keras
+
 from adaptive.clusters import Clusters, projected
 from transformer_xl.config import ModelConfig
 from transformer_xl.model import TransformerXL
 from transformer_xl.pretrained.huggingface import is_huggingface, load_huggingface
 from transformer_xl.pretrained.original_pytorch import load_pytorch
 from transformer_xl.pretrained.original_tensorflow import load_tf1
+from transformer_xl.pretrained.vocabulary_files import load_tokens_beside
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.workdir import read_record
 
+KERAS_SUFFIX = ".keras"
 # What may be another than where the weights were made: no weight depends on it.
 _FREE = {
     "dropout",
@@ -36,15 +40,15 @@ def load_from(path: str, given: Mapping, **arguments) -> tuple[TransformerXL, li
 
     Args:
       path: a directory of HuggingFace's `save_pretrained`; a run's directory, whose best weights
-        are taken; a state dict of the original PyTorch code; or the prefix of a checkpoint of the
-        original TensorFlow code.
+        are taken; a `.keras` file of a `TransformerXL`, as exports have one; a state dict of the
+        original PyTorch code; or the prefix of a checkpoint of the original TensorFlow code.
       given: fields of `ModelConfig` by name, what is asked for besides. Lengths, dropout and the
         start of memory may be other than they were; the architecture may not.
       **arguments: of `TransformerXL`, as `dtype` and `seed`.
 
     Returns:
       The pair (model, tokens in the order of their ids). Tokens are None where none are beside
-      the weights, and for a run, whose vocabulary has a format of its own.
+      the weights, and for a run or an export, whose vocabulary has a format of its own.
 
     Raises:
       FileNotFoundError: if there is nothing to load.
@@ -60,13 +64,35 @@ def load_from(path: str, given: Mapping, **arguments) -> tuple[TransformerXL, li
             return _adapted(model, None, given, path, arguments)
     elif os.path.exists(f"{path}.index"):
         return load_tf1(path, given, **arguments)
+    elif path.endswith(KERAS_SUFFIX) and os.path.exists(path):
+        model = _load_keras(path, arguments)
+        tokens = load_tokens_beside(path, model.config.vocab_size)
+        return _adapted(model, tokens, given, path, arguments)
     elif os.path.exists(path):
         return load_pytorch(path, given, **arguments)
     raise FileNotFoundError(
         f"There are no weights at {path}. It must be a directory of HuggingFace's (config.json and "
-        "weights), a run's directory, a PyTorch state dict, or the prefix of a TensorFlow "
-        "checkpoint, without .index."
+        "weights), a run's directory, the model.keras of an export, a PyTorch state dict, or the "
+        "prefix of a TensorFlow checkpoint, without .index."
     )
+
+
+def _load_keras(path: str, arguments: Mapping) -> TransformerXL:
+    try:
+        saved = keras.models.load_model(path, compile=False)
+    except Exception as error:  # of a damaged file Keras raises nearly anything
+        reason = (str(error).splitlines() or [""])[0][:200]
+        raise ValueError(
+            f"{path} cannot be read: it is damaged, cut short or no model that this library's "
+            f"Keras knows ({type(error).__name__}: {reason})."
+        ) from error
+    if not isinstance(saved, TransformerXL):
+        raise ValueError(
+            f"{path} must hold a TransformerXL. Received: a {type(saved).__name__}. Save the "
+            "TransformerXL that is in it by itself."
+        )
+    # Not the saved one, which has the data type that it was saved with.
+    return _with_weights_of(saved, TransformerXL(saved.config, **arguments))
 
 
 def _adapted(model, tokens, given, path, arguments):
@@ -84,10 +110,13 @@ def _adapted(model, tokens, given, path, arguments):
     _compare(_architecture(config), _architecture(model.config), path)
     if config == model.config:
         return model, tokens
-    adapted = TransformerXL(config, **arguments)
-    for variable, value in zip(adapted.trainable_variables, model.trainable_variables):
+    return _with_weights_of(model, TransformerXL(config, **arguments)), tokens
+
+
+def _with_weights_of(model: TransformerXL, other: TransformerXL) -> TransformerXL:
+    for variable, value in zip(other.trainable_variables, model.trainable_variables):
         variable.assign(value)
-    return adapted, tokens
+    return other
 
 
 def _compare(here: Mapping, there: Mapping, path: str):
