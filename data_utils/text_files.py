@@ -18,8 +18,8 @@ SPLIT_NAMES = {
 ALL_PERCENT = {"train": 90, "valid": 5, "test": 5}
 TRAIN_PERCENT = {"train": 95, "valid": 5}
 
-# The text that a run writes into its workdir, beside `data`, the prepared corpus.
-_OF_RUNS = ("flags.txt", "sample.txt")
+# The text that a run writes into its workdir, beside its record and `data`, the prepared corpus.
+_OF_RUNS, _RECORD = ("flags.txt", "sample.txt"), "config.json"
 _ACCEPTED = "*.txt, *.text, *.md and wiki.*.tokens"
 
 
@@ -124,11 +124,16 @@ def _without_runs(paths: Sequence[Path]) -> list[Path]:
             prepared[folder] = is_prepared(folder)
         return prepared[folder]
 
+    def made_by_a_run(path: Path) -> bool:
+        # Only prepared, without the record, a folder has no text but the user's.
+        return (
+            path.name in _OF_RUNS
+            and (path.parent / _RECORD).is_file()
+            and made_by_preparation(path.parent / "data")
+        )
+
     return [
-        path
-        for path in paths
-        if not made_by_preparation(path.parent)
-        and not (path.name in _OF_RUNS and made_by_preparation(path.parent / "data"))
+        path for path in paths if not made_by_preparation(path.parent) and not made_by_a_run(path)
     ]
 
 

@@ -34,6 +34,7 @@ from transformer_xl.training.stop import StoppedError, StopSignal
 from transformer_xl.training.train_state import TrainState
 from transformer_xl.training.workdir import (
     RunRecord,
+    check_new,
     check_writable,
     read_record,
     write_atomically,
@@ -69,6 +70,8 @@ def _set_up(directory, train_config, replicas):
     tell = say if replicas.chief else _silent
     profile_range(PROFILE_STEPS.value)
     record = read_record(directory)
+    if record is None and replicas.chief and not DRY_RUN.value:
+        check_new(directory)
     resolved = resolve_precision(train_config, record and record.train)
     with replicas.scope():
         model, vocabulary = given_weights(resolved)

@@ -93,6 +93,7 @@ def test_a_workdir_in_the_folder_of_the_text_is_no_text(tmp_path, workdir):
     before = load_corpus("text", tmp_path)
     run = tmp_path / workdir
     prepare(before, run / "data")
+    write(run / "config.json", "{}")
     if workdir:
         write(run / "flags.txt", "--seed=1\n")
     write(run / "sample.txt", "a a\n")
@@ -105,6 +106,7 @@ def test_a_workdir_among_the_files_of_a_glob_is_no_text(tmp_path):
     write(tmp_path / "a.txt", "a\n" * 30)
     before = load_corpus("text", f"{tmp_path}/**/*.txt")
     prepare(before, tmp_path / "run" / "data")
+    write(tmp_path / "run" / "config.json", "{}")
     write(tmp_path / "run" / "flags.txt", "--seed=1\n")
     after = load_corpus("text", f"{tmp_path}/**/*.txt")
     assert after.fingerprint() == before.fingerprint()
@@ -117,6 +119,16 @@ def test_files_that_have_names_of_a_runs_are_text(tmp_path):
     write(tmp_path / "x/data/meta.json", '{"author": "x"}')
     lines = all_lines(load_corpus("text", tmp_path))
     assert sum(map(len, lines.values())) == 36
+
+
+def test_files_that_have_names_of_a_runs_stay_text_where_it_is_prepared(tmp_path):
+    """A run would not begin there."""
+    write(tmp_path / "sample.txt", "a\n" * 9)
+    write(tmp_path / "flags.txt", "b\n" * 9)
+    before = load_corpus("text", tmp_path)
+    prepare(before, tmp_path / "data")
+    assert load_corpus("text", tmp_path).fingerprint() == before.fingerprint()
+    prepare(load_corpus("text", tmp_path), tmp_path / "data")
 
 
 def test_one_paragraph_too_few_still_gives_every_split_one(tmp_path):

@@ -127,6 +127,18 @@ def test_a_run_can_be_evaluated_and_sampled(trained, capsys):
     assert "Zoe" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["flags.txt", "sample.txt", "vocabulary", "result.json"])
+def test_a_run_does_not_begin_where_it_would_write_over_others_files(name, tmp_path, capsys):
+    """As in the folder of the text, which then has it as a part, or not, from start to start."""
+    (tmp_path / "story.txt").write_text("Ann Bob Cleo Dan sees hears knows a b c .\n" * 99)
+    (tmp_path / name).write_text("Ann hears Dan .\n" * 9)
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert run(*SMALL, f"--data_dir={tmp_path}", f"--workdir={tmp_path}") == 2
+    said = f"which has {name}, and no config.json that says they are a run's. Choose another"
+    assert said in capsys.readouterr().err
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
 def test_started_again_it_goes_on(text, trained, tmp_path, monkeypatch):
     """In a process of its own, stopped by a signal; then to the same end as without a stop."""
     arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run"]

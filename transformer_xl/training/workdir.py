@@ -10,6 +10,8 @@ from transformer_xl.config import ModelConfig, TrainConfig
 
 _FILE = "config.json"
 _FOLDERS = ("checkpoints", "checkpoints/best", "data", "tensorboard")
+# What a run writes over beside the record.
+_WRITTEN = ("flags.txt", "vocabulary", "metrics.jsonl", "loss.png", "result.json", "sample.txt")
 # What a checkpoint's contents or the order of the data depend on; the rest may change on the way.
 _FIXED = (
     "seed",
@@ -127,6 +129,21 @@ def _check_fields(record: dict):
         raise ValueError(
             f"this version does not know {', '.join(sorted(unknown))}, so that another one wrote "
             "it, which can go on with the run"
+        )
+
+
+def check_new(directory: str):
+    """Refuses to begin a run where files of no run have the names of its own, and would be lost.
+
+    Raises:
+      FileExistsError: if there are some.
+    """
+    names = [name for name in _WRITTEN if os.path.lexists(os.path.join(directory, name))]
+    if names:
+        raise FileExistsError(
+            f"A run writes {', '.join(_WRITTEN)} and must not lose another's. Received: "
+            f"--workdir={directory}, which has {', '.join(names)}, and no {_FILE} that says they "
+            "are a run's. Choose another --workdir, or move them."
         )
 
 
