@@ -164,9 +164,9 @@ class ByteVocabulary(_SymbolVocabulary):
         table = sorted(((b, counts.get(b, 0)) for b in range(256)), key=table_order)
         return cls([b for b, _ in table], [n for _, n in table])
 
-    def tokenize(self, text: str) -> list[int]:
-        """The bytes of the text in UTF-8. Raises ValueError for lone surrogates."""
-        return list(_utf8(text))
+    def tokenize(self, text: str | bytes) -> list[int]:
+        """The bytes, of a str in UTF-8. Raises ValueError for lone surrogates."""
+        return list(text if isinstance(text, bytes) else _utf8(text))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes, exactly."""

@@ -2,6 +2,7 @@
 
 import os
 
+from data_utils import ByteVocabulary
 from modes.explore_page import page
 from modes.outputs import output_file
 from modes.run_inputs import trained_model
@@ -28,7 +29,7 @@ def set_up():
     def run():
         try:
             with open_lines(path, vocabulary) as lines:
-                written = "".join(f"{line}\n" for line in lines)
+                written = (b"" if isinstance(vocabulary, ByteVocabulary) else "").join(lines)
             tokens = vocabulary.tokenize(written)
             ids = vocabulary.encode(tokens)
             if not len(ids):
@@ -45,7 +46,10 @@ def set_up():
         expected = explore(step, ids, memory, vocabulary.eos_id, segment_length)
         settings = settings_line({"batch_size": 1, "segment_length": segment_length, **lengths})
         title = "standard input" if path is None else os.path.basename(path)
-        html = page(title, settings, tokens, ids, expected, vocabulary, len(written))
+        characters = len(written)
+        if isinstance(written, bytes):
+            characters = sum(byte & 0xC0 != 0x80 for byte in written)  # without those that go on
+        html = page(title, settings, tokens, ids, expected, vocabulary, characters)
         os.makedirs(os.path.dirname(output) or ".", exist_ok=True)
         write_atomically(output, html)
         say(f"page: {output}, of {len(ids):,} tokens")

@@ -80,7 +80,7 @@ def _prompts() -> list[str]:
             "Prompts come from --prompt or from --input_file. Received: both. Give one of them."
         )
     with open_lines(text_path()) as lines:
-        prompts = list(lines)
+        prompts = [line.removesuffix("\n") for line in lines]
     if not prompts:
         raise ValueError("--input_file must have a prompt on each line. Received: no lines.")
     return prompts

@@ -57,29 +57,33 @@ def text_path() -> str | None:
 
 @contextlib.contextmanager
 def open_lines(path: str | None, vocabulary=None):
-    """The lines of a UTF-8 file, or of standard input, as they come, without their ends.
+    """The lines of a UTF-8 file, or of standard input, as they come, with their ends.
 
-    As in preparation, a byte order mark and carriage returns are parts of the text where the
-    vocabulary is of bytes or characters, and else the one is left out and the others end lines.
+    As in preparation: a vocabulary of bytes has lines of bytes, which may be any; in one of bytes
+    or characters a byte order mark and carriage returns are parts of the text, and its last line
+    has no end where there is none. Elsewhere a mark is left out, carriage returns end lines, and
+    every line has an end.
 
     Raises:
-      ValueError: while reading, if the text is not UTF-8.
+      ValueError: while reading, if the text must be UTF-8 and is not.
     """
+    of_bytes = isinstance(vocabulary, ByteVocabulary)
+    as_it_is = of_bytes or isinstance(vocabulary, CharacterVocabulary)
 
     def lines(file):
         try:
             for line in file:
-                yield line.removesuffix("\n")
+                yield line if as_it_is or line.endswith("\n") else f"{line}\n"
         except UnicodeDecodeError as error:
             raise ValueError(f"{path or 'standard input'} is not UTF-8: {error}.") from error
 
-    as_it_is = isinstance(vocabulary, (ByteVocabulary, CharacterVocabulary))
     reading = {"encoding": "utf-8", "newline": "\n"} if as_it_is else {"encoding": "utf-8-sig"}
     if path is None:
-        sys.stdin.reconfigure(**{"errors": "strict", "newline": None, **reading})
-        yield lines(sys.stdin)
+        if not of_bytes:
+            sys.stdin.reconfigure(**{"errors": "strict", "newline": None, **reading})
+        yield lines(sys.stdin.buffer if of_bytes else sys.stdin)
         return
-    with open(path, **reading) as file:
+    with open(path, "rb") if of_bytes else open(path, **reading) as file:
         yield lines(file)
 
 
@@ -112,19 +116,20 @@ class LineScorer:
         self.num_lines = self.num_tokens = self.num_unknown = 0
         self.log_prob = 0.0
 
-    def scores(self, lines: Iterable[str]) -> Iterator[dict]:
-        """An object for each line in turn.
+    def scores(self, lines: Iterable[str | bytes]) -> Iterator[dict]:
+        """An object for each line of `open_lines` in turn.
 
         Yields:
           `line`, its number from 1; `log_prob`, in nats; `num_tokens`; `num_unknown`; `tokens`, a
           list of objects with `token` as it stands in the text, `log_prob` and `unknown`.
-          A line's end is its last token. A line that preparation would leave out has no tokens.
+          A line's end, if it has one, is its last token. A line that preparation would leave out
+          has no tokens.
         """
         vocabulary, waiting = self._vocabulary, []
 
         def ids():
             for line in lines:
-                tokens = vocabulary.tokenize(f"{line}\n")
+                tokens = vocabulary.tokenize(line)
                 encoded = vocabulary.encode(tokens)
                 # Vocabularies that can write any text have no `<unk>`.
                 unk = -1 if vocabulary.unk_id is None else vocabulary.unk_id

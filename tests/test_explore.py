@@ -7,14 +7,16 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 import train
 from data_utils import ByteVocabulary, CharacterVocabulary, GivenVocabulary
+from modes import exploring
 from modes.explore_page import page
 from modes.outputs import output_file
 from tests.golden_files import unpack
-from transformer_xl import ModelConfig, TransformerXL
+from transformer_xl import ModelConfig, TrainConfig, TransformerXL
 from transformer_xl.explore import Expectations, explore, make_explore_step
 from transformer_xl.pretrained import load_huggingface
 
@@ -225,6 +227,26 @@ def test_characters_and_bytes(vocabulary, expected):
         "".join(expected[:-1]).replace("<", "&lt;"),
         "b",
     ]
+
+
+def test_a_page_of_any_bytes(tmp_path, monkeypatch):
+    """With the characters that evaluation counts, and no line end that the text has not."""
+    (tmp_path / "text").write_bytes(b"na\xefve\n\xc3\xa9")
+    vocabulary = ByteVocabulary.from_counts(dict.fromkeys(range(256), 1))
+    model = TransformerXL(ModelConfig(256, num_layers=1, model_dim=4, num_heads=1))
+    config = TrainConfig(jit_compile="false")
+    monkeypatch.setattr(exploring, "trained_model", lambda: (config, model, vocabulary))
+    with flagsaver.flagsaver():
+        given = [f"--input_file={tmp_path}/text", f"--output={tmp_path}/page.html"]
+        absl_flags.FLAGS(["train.py", "--mode=explore", *given])
+        exploring.set_up()()
+    text = (tmp_path / "page.html").read_text("utf-8")
+    found = Page(text)
+    names = ["n", "a", "\\xef", "v", "e", "↵", "\\xc3", "\\xa9"]
+    assert [token for _, token in found.tokens] == names
+    (said,) = re.findall(r"<dd>([\d.]+)</dd><dt>bits per character", text)
+    # Seven characters: the last byte belongs to the one before.
+    assert float(said) == pytest.approx(sum(json.loads(found.data)["bits"]) / 7, abs=0.02)
 
 
 def test_twenty_thousand_tokens():

@@ -1,5 +1,6 @@
 """--mode=score: log-probabilities of lines, in context and alone."""
 
+import dataclasses
 import io
 import json
 import os
@@ -12,11 +13,14 @@ import pytest
 from absl.testing import flagsaver
 
 import train
-from data_utils import load_corpus, prepare
-from modes.scoring import open_lines
+from data_utils import ByteVocabulary, EvalSegments, load_corpus, prepare
+from modes.scoring import LineScorer, open_lines
 from tests.golden_files import unpack
+from transformer_xl import ModelConfig, TrainConfig, TransformerXL
+from transformer_xl.config import evaluation_lengths
 from transformer_xl.pretrained import load_huggingface
 from transformer_xl.score import make_score_step, score_alone, score_in_context
+from transformer_xl.training.evaluate import Evaluator
 
 pytestmark = pytest.mark.usefixtures("graphs_as_written", "short_evaluation_steps")
 
@@ -227,17 +231,41 @@ def test_text_from_a_pipe_that_has_a_name(weights, text, tmp_path, capsys):
     assert found == scored(capsys, f"--init_from={weights}", f"--input_file={text}/test.txt")
 
 
+@pytest.mark.parametrize("end", [b"it\r\n", b"it"])
 @pytest.mark.parametrize("kind", ["word", "character", "byte"])
-def test_lines_have_what_preparation_reads_of_them(kind, tmp_path, monkeypatch):
-    content = "\ufeffthe cat\r\nsat\ron\n\nit\r\n"
+def test_lines_have_what_preparation_reads_of_them(kind, end, tmp_path, monkeypatch):
+    content = "\ufeffthe cat\r\nsat\ron\n\n".encode()
+    content += (b"\xff na\xefve\n" if kind == "byte" else b"") + end
     for split in ("train", "valid", "test"):
-        (tmp_path / f"{split}.txt").write_bytes(content.encode())
-    data = prepare(load_corpus("text", str(tmp_path)), str(tmp_path / "data"), vocabulary=kind)
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+        (tmp_path / f"{split}.txt").write_bytes(content)
+    corpus = load_corpus("text", str(tmp_path), any_bytes=kind == "byte")
+    data = prepare(corpus, str(tmp_path / "data"), vocabulary=kind)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     for path in (str(tmp_path / "test.txt"), None):
         with open_lines(path, data.vocabulary) as lines:
-            text = "".join(f"{line}\n" for line in lines)
-        assert data.vocabulary.encode_text(text).tolist() == data.arrays["test"].tolist()
+            ids = [i for line in lines for i in data.vocabulary.encode_text(line)]
+        assert ids == data.arrays["test"].tolist()
+
+
+def test_bytes_of_any_text_are_scored_as_they_are_evaluated():
+    """Also a last line without an end."""
+    vocabulary = ByteVocabulary.from_counts(dict.fromkeys(range(256), 1))
+    network = TransformerXL(ModelConfig(256, num_layers=1, model_dim=8, num_heads=2))
+    config = TrainConfig(eval_segment_length=LENGTH, jit_compile="false")
+    lengths = evaluation_lengths(network.config, config)
+    scorer = LineScorer(network, vocabulary, config, lengths, in_context=True)
+    text = [b"na\xefve\n", b"\n", b"\xff"]
+    scores = list(scorer.scores(text))
+    assert [[row["token"] for row in score["tokens"]] for score in scores] == list(map(list, text))
+    ids = vocabulary.encode(b"".join(text))
+    evaluator = Evaluator(
+        network,
+        dataclasses.replace(config, eval_batch_size=1),
+        lengths,
+        lambda split, *sizes: EvalSegments(ids, vocabulary.eos_id, *sizes).dataset(),
+    )
+    nll = evaluator.result("test").nll
+    assert scorer.log_prob == pytest.approx(-nll * len(ids), rel=1e-5)
 
 
 @pytest.mark.parametrize(
