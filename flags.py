@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from absl import flags
 
 from data_utils import VOCABULARY_KINDS, is_of_sentences
+from flag_groups import inspection, text
 from flag_groups.model import MAX_CLUSTERS, MODEL_FLAGS
 from flag_groups.training import TRAIN_FLAGS
 from transformer_xl import ModelConfig, TrainConfig
@@ -42,7 +43,8 @@ OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "Where --mode=export writes its folder and --mode=explore its page; neither is written over. "
-    "Default: export and explore.html in --workdir, where the page may be replaced.",
+    "Default: export and explore.html in --workdir, where the page may be replaced. Other modes "
+    "write to standard output or into --workdir.",
 )
 
 CORPUS = flags.DEFINE_string(
@@ -103,6 +105,17 @@ _TEXT_FLAGS = (
     LOWERCASE,
     PIECE_MODEL,
 )
+# What would be missed where it is not heeded, and the modes that do.
+_OF_MODES = (
+    (OUTPUT, ("export", "explore")),
+    (text.INPUT_FILE, ("generate", "score", "explore")),
+    (text.PROMPT, ("generate",)),
+    (text.SCORE_FORMAT, ("score",)),
+    (text.SCORE_CONTEXT, ("score",)),
+    (SPLIT, ("eval",)),
+    (inspection.DRY_RUN, ("train",)),
+    (inspection.PROFILE_STEPS, ("train",)),
+)
 # What a run directory repeats; the others say what to do with it.
 _RUN_FLAGS = (
     INIT_FROM,
@@ -112,6 +125,24 @@ _RUN_FLAGS = (
     *MODEL_FLAGS,
     *TRAIN_FLAGS,
 )
+
+
+def check_mode():
+    """Refuses what the mode would not do, though a flag asks for it.
+
+    Raises:
+      ValueError: if there is such a flag.
+    """
+    for holder, modes in _OF_MODES:
+        if holder.value != holder.default and MODE.value not in modes:
+            hint = ""
+            if holder is OUTPUT and MODE.value in ("generate", "score"):
+                hint = ", and let the shell write: > FILE"
+            raise ValueError(
+                f"--{holder.name} is for {' and '.join(f'--mode={mode}' for mode in modes)}. "
+                f"Received: {flags.FLAGS[holder.name].serialize()} with --mode={MODE.value}. Leave "
+                f"it out{hint}."
+            )
 
 
 def workdir() -> str:

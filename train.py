@@ -69,6 +69,7 @@ def main(argv):
 
 def _run_mode():
     try:
+        flags.check_mode()
         run = importlib.import_module(f"modes.{_FILES[flags.MODE.value]}").set_up()
     except (ValueError, OSError, ImportError) as error:
         _end(error, 2)

@@ -10,8 +10,13 @@ def output_path(name: str) -> str:
     """--output, or else a name in --workdir.
 
     Raises:
-      ValueError: if neither is given.
+      ValueError: if neither is given, or an empty one, which an unset variable of a script leaves.
     """
+    if flags.OUTPUT.value == "":
+        raise ValueError(
+            "--output must be the name of what is written. Received: nothing. Leave the flag out "
+            "for the default."
+        )
     if flags.OUTPUT.value:
         return flags.OUTPUT.value
     if flags.WORKDIR.value:

@@ -270,6 +270,7 @@ def test_twenty_thousand_tokens():
         (["--input_file={folder}/latin.txt", "--output={folder}/page.html"], "is not UTF-8"),
         (["--input_file={folder}/empty.txt", "--output={folder}"], "must be the file of a page"),
         (["--input_file={folder}/empty.txt"], "needs --output"),
+        (["--input_file={folder}/empty.txt", "--output="], "--output must be the name of what"),
         (["--input_file={folder}/latin.txt", "--output={folder}/latin.txt"], "must not replace"),
         (["--input_file={folder}/latin.txt", "--output={folder}/empty.txt"], "that is new. Rece"),
         (

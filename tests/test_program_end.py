@@ -58,6 +58,43 @@ def test_exit_codes(monkeypatch, capsys, error, code_early, code, said, early):
     assert capsys.readouterr().err == said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--mode=score", "--output=scores.tsv"],
+            "--output is for --mode=export and --mode=explore. Received: --output=scores.tsv with "
+            "--mode=score. Leave it out, and let the shell write: > FILE.",
+        ),
+        (["--mode=generate", "--output=text"], "with --mode=generate. Leave it out, and let the"),
+        (["--mode=eval", "--output=eval.json"], "with --mode=eval. Leave it out."),
+        (
+            ["--corpus=text", "--input_file=a.txt"],
+            "Received: --input_file=a.txt with --mode=train",
+        ),
+        (["--mode=score", "--prompt=a"], "--prompt is for --mode=generate. Received: --prompt=a"),
+        (["--mode=explore", "--score_format=jsonl"], "--score_format is for --mode=score."),
+        (["--mode=explore", "--noscore_context"], "Received: --noscore_context with --mode=expl"),
+        (["--mode=score", "--split=test"], "--split is for --mode=eval."),
+        (["--mode=prepare", "--corpus=text", "--dry_run"], "--dry_run is for --mode=train."),
+        (["--mode=eval", "--profile_steps=2,3"], "Received: --profile_steps=2,3 with --mode=eval"),
+    ],
+)
+def test_a_flag_of_another_mode_is_refused(monkeypatch, capsys, arguments, said):
+    """Before the mode does anything."""
+    set_up = raising(AssertionError("It was begun."))
+    assert ended(monkeypatch, set_up, *arguments) == 2
+    errors = capsys.readouterr().err
+    assert errors.startswith("error: --") and errors.count("\n") == 1
+    assert said in errors
+
+
+@pytest.mark.parametrize("arguments", [["score", "--input_file=-"], ["train", "--dry_run"]])
+def test_a_flag_of_the_mode_is_taken(monkeypatch, arguments):
+    mode, flag = arguments
+    assert ended(monkeypatch, lambda: lambda: sys.exit(3), f"--mode={mode}", flag) == 3
+
+
 def test_training_says_that_nobody_reads(monkeypatch, capsys):
     """It is no filter: a run that ends early is not to end in silence."""
     run = raising(BrokenPipeError(32, "Broken pipe"))
