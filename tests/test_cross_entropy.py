@@ -93,7 +93,7 @@ def test_eager_calls(chunk_rows):
         check(actual, data, order[start : start + count])
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_calls(jit_compile):
     @tf.function(jit_compile=jit_compile)
     def both(*arguments):

@@ -133,7 +133,9 @@ def test_an_address_where_another_program_listens(monkeypatch):
             make_replicas("auto")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_a_signal_ends_the_wait_for_other_workers(tmp_path, number):
     """TensorFlow waits without end in its own code, where Python hears no signal."""
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]

@@ -85,6 +85,7 @@ def some(names):
     return [name for name in names if not re.search(r"/layer_[02]|^layers\.[02]", name)]
 
 
+@pytest.mark.slow
 def test_tensorflow_weights_taken_away(tensorflow_weights, tmp_path, monkeypatch):
     """Each in turn; the untied projection too, without which the head would seem tied."""
     name = "transformer/layer_1/ff/layer_1/bias"
