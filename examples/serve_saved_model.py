@@ -79,7 +79,11 @@ def _as_json(value: np.ndarray):
 
 def _tensor(value, dtype) -> tf.Tensor:
     if dtype != tf.int32:
-        return tf.constant(value, dtype)
+        numbers = tf.constant(value, dtype)
+        # JSON's own numbers may be too large for a float: 1e400.
+        if dtype.is_floating and not np.isfinite(numbers).all():
+            raise BadRequestError("Numbers must be finite. Received others.")
+        return numbers
     # Of a number that int32 cannot hold TensorFlow would silently make another one.
     numbers = tf.constant(value, tf.int64)
     if bool(tf.reduce_any((numbers < dtype.min) | (numbers > dtype.max))):

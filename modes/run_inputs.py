@@ -70,7 +70,7 @@ def _own_vocabulary(directory, record) -> dict[str, str]:
     kind = kind_of(vocabulary)
     # That of given weights was not counted.
     given = isinstance(vocabulary, GivenVocabulary)
-    least = None if given else own_min_count(record.data["corpus"], kind)
+    least = None if given else own_min_count(record.data.get("corpus"), kind)
     return {"vocabulary": kind} | ({} if least is None else {"vocabulary_min_count": str(least)})
 
 

@@ -83,6 +83,12 @@ def test_batches_that_do_not_split_are_refused(mirrored):
         '{"cluster": {"worker": [1, 2]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": ["a:1", "b"]}, "task": {"type": "worker", "index": 1}}',
         '{"cluster": {"worker": ["a:1", "b:99999"]}, "task": {"type": "worker", "index": 1}}',
+        *(
+            json.dumps(
+                {"cluster": {"worker": ["a:1", other]}, "task": {"type": "worker", "index": 0}}
+            )
+            for other in ("a:1", "http://b:1", "b..c:1", "[b:1", "::1:1")
+        ),
     ],
 )
 def test_several_workers_need_their_addresses(monkeypatch, config):
@@ -121,6 +127,21 @@ def test_workers_go_on_when_all_have_been_there():
     assert len(servers) == 3
     for server in servers:
         server.close()
+
+
+def test_a_worker_that_has_left_is_waited_for_again():
+    ports = free_ports(3)
+    workers = [f"localhost:{port}" for port in ports]
+    first = threading.Thread(target=meet, args=(workers, 0), daemon=True)
+    with socket.create_server(("localhost", ports[1])) as second:
+        first.start()
+        second.accept()  # it was seen
+    with socket.create_server(("localhost", ports[2])):
+        first.join(1)
+        assert first.is_alive()
+        with socket.create_server(("localhost", ports[1])):
+            first.join(20)
+            assert not first.is_alive()
 
 
 def test_an_address_where_another_program_listens(monkeypatch):

@@ -234,8 +234,13 @@ def given(path, *arguments, precision="float32"):
         return given_weights(TrainConfig(precision=precision))
 
 
-def test_from_the_keras_file_of_an_export(exported, weights):
+@pytest.mark.parametrize("frozen", [False, True])
+def test_from_the_keras_file_of_an_export(exported, weights, frozen):
     theirs, tokens = load_huggingface(str(weights))
+    if frozen:
+        saved = keras.models.load_model(exported)
+        saved.trainable = False
+        saved.save(exported)
     ours, vocabulary = given(exported, "--memory_length=9", precision="bfloat16")
     assert (vocabulary.tokens, vocabulary.tokenization) == (tuple(tokens), "words")
     assert (ours.config.memory_length, ours.compute_dtype) == (9, "bfloat16")

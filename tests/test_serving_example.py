@@ -79,6 +79,8 @@ def test_what_is_no_finite_number_is_null(server):
         (b'{"inputs": {"values": [[NaN]]}}', None, "JSON has no NaN"),
         (b'{"inputs": {"values": [[-Infinity]]}}', None, "JSON has no -Infinity"),
         (b'{"inputs": {"values": [[null]]}}', None, "None"),
+        (b'{"inputs": {"values": [[1e400]]}}', None, "must be finite"),
+        (b'{"inputs": {"values": [[1e39]]}}', None, "must be finite"),
         (b"[" * 200_000, None, "nested too deeply"),
         (b"", "many", "Content-Length is a number. Received: 'many'"),
         (b"", "-1", "Content-Length is a number. Received: '-1'"),

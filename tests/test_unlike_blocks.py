@@ -47,6 +47,22 @@ def patched(block):
     block.inner.call = lambda *given, **named: 2.0 * whole(*given, **named)
 
 
+def of_few_arguments(block):
+    """As `patched`, and takes what a feed-forward block gives alone."""
+    whole = block.inner.call
+    block.inner.call = lambda hidden, seed=None, site=None: 2.0 * whole(hidden, seed, site=site)
+
+
+def patched_norm(block):
+    whole = block.norm.call
+    block.norm.call = lambda inputs: 2.0 * whole(inputs)
+
+
+def patched_block(block):
+    whole = block.call
+    block.call = lambda *given, **named: 2.0 * whole(*given, **named)
+
+
 def another_norm(block):
     block.norm.epsilon = 0.5
 
@@ -59,6 +75,10 @@ def another_norm(block):
         (feed_forward, {}, {"layer_norm_epsilon": 0.5}, None),
         (feed_forward, {}, {}, another_norm),
         (feed_forward, {}, {}, patched),
+        (feed_forward, {}, {}, of_few_arguments),
+        (feed_forward, {}, {}, patched_norm),
+        (feed_forward, {}, {}, patched_block),
+        (attention, {}, {}, patched_norm),
         (feed_forward, {"dropout": 0.5}, {}, None),
         (feed_forward, {"feed_forward_dim": 17}, {}, None),
         (feed_forward, {"kind": Squared}, {}, None),

@@ -255,7 +255,7 @@ class Decoder:
             kernels = ("one" if num_rows == 1 else "few") if anew else ""
             # Where tokens are penalised, every one's probability is computed, without it.
             table = (kernels == "one" or not self.jit_compile) and not self._sampling.penalises
-            self._layouts[num_rows] = kernels, table and tokens >= _WORTH_TURNING_TABLE
+            self._layouts[num_rows] = kernels, bool(table and tokens >= _WORTH_TURNING_TABLE)
         return self._layouts[num_rows]
 
     def _read_first(self, tokens, lengths, length, rings, layout, make):

@@ -100,9 +100,7 @@ def _kind(block):
     if not _is_of_these_layers(block):
         return block
     layers = [block, block.norm, block.inner, *([block.inner.biases] if block.attends else [])]
-    if type(layers[-1]) not in (FeedForward, PositionBiases):
-        return block
-    if any("call" in vars(layer) for layer in layers):  # set on the layer, not in its class
+    if type(layers[-1]) not in (FeedForward, PositionBiases) or "call" in vars(layers[-1]):
         return block
     settings = [
         (name, value)
@@ -114,9 +112,13 @@ def _kind(block):
 
 
 def _is_of_these_layers(block):
-    """Whether no layer is a subclass: one may read or return something else than a norm made."""
+    """Whether no layer is a subclass or has a `call` set on it.
+
+    One may read or return something else than a norm made, and takes the arguments of its call.
+    """
     ours = type(block), type(block.norm)
-    return ours == (DecoderBlock, LayerNorm) and type(block.inner) in (
-        RelativeAttention,
-        FeedForward,
+    return (
+        ours == (DecoderBlock, LayerNorm)
+        and type(block.inner) in (RelativeAttention, FeedForward)
+        and not any("call" in vars(layer) for layer in (block, block.norm, block.inner))
     )

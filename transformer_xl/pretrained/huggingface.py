@@ -20,6 +20,7 @@ from transformer_xl.safetensors_files import load_safetensors, save_safetensors
 
 _PREFIX = "transformer."
 _CONFIG = "config.json"
+_TYPES = "transfo-xl", "transfo_xl"
 _SAFETENSORS = "model.safetensors"
 # The first that is there is read: those that cannot hold code come first.
 _WEIGHTS = {
@@ -183,7 +184,7 @@ def is_huggingface(directory: str) -> bool:
         config = _read_config(directory)
     except (OSError, ValueError):
         return False
-    return config.get("model_type") in ("transfo-xl", "transfo_xl") or "n_layer" in config
+    return config.get("model_type") in _TYPES or "n_layer" in config
 
 
 def load_huggingface(directory: str, **arguments) -> tuple[TransformerXL, list[str] | None]:
@@ -281,16 +282,15 @@ def save_huggingface(model: TransformerXL, directory: str, tokens: Sequence[str]
 
 def _check_no_other_model(directory: str, tokens: Sequence[str] | None):
     """Refuses files that would be read in place of new ones, and settings of something else."""
-    written = (_CONFIG, _SAFETENSORS) if tokens is None else (_CONFIG, _SAFETENSORS, "vocab.txt")
+    replaced = {_CONFIG, _SAFETENSORS} if tokens is None else {_CONFIG, _SAFETENSORS, "vocab.txt"}
+    if not is_huggingface(directory) or _read_config(directory).get("model_type") not in _TYPES:
+        replaced = set()  # what is there is another's, GPT-2's for instance
     others = [
         name
-        for name in (*_WEIGHTS, *FILES)
-        if name not in written
-        and os.path.lexists(os.path.join(directory, name))
-        and not (name in FILES and _has_tokens(os.path.join(directory, name), tokens))
+        for name in (_CONFIG, *_WEIGHTS, *FILES)
+        if name not in replaced and os.path.lexists(os.path.join(directory, name))
+        if name not in FILES or not _has_tokens(os.path.join(directory, name), tokens)
     ]
-    if os.path.lexists(os.path.join(directory, _CONFIG)) and not is_huggingface(directory):
-        others.append(_CONFIG)  # a run's, for instance
     if others:
         raise FileExistsError(
             "A model must not be saved among the files of another one, which would be read with it "

@@ -114,7 +114,8 @@ def _adapted(model, tokens, given, path, arguments):
 
 
 def _with_weights_of(model: TransformerXL, other: TransformerXL) -> TransformerXL:
-    for variable, value in zip(other.trainable_variables, model.trainable_variables):
+    model.trainable = True  # a frozen one has no trainable variables
+    for variable, value in zip(other.trainable_variables, model.trainable_variables, strict=True):
         variable.assign(value)
     return other
 

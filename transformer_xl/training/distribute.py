@@ -149,6 +149,7 @@ def _workers() -> tuple[list[str], int]:
         workers, index = config["cluster"]["worker"], config["task"]["index"]
         right = (
             isinstance(workers, list)
+            and len(set(workers)) == len(workers)
             and all(isinstance(address, str) and host_and_port(address) for address in workers)
             and config["task"]["type"] == "worker"
             and 0 <= index < len(workers)

@@ -13,8 +13,9 @@ def meet(workers: Sequence[str], index: int):
 
     TensorFlow waits in its own code, holds Python's lock meanwhile, and takes SIGTERM for a notice
     that it only passes on. So little is left for it to wait for: each worker listens at its own
-    address until it has seen that all others listen at theirs. From then on TensorFlow's server
-    listens there, so that a worker which has gone on is still seen by those that come later.
+    address until it sees that all others listen at theirs. From then on TensorFlow's server
+    listens there, so that a worker which has gone on is still seen by those that come later. One
+    that was there and has left is waited for again.
 
     Args:
       workers: their addresses, HOST:PORT.
@@ -23,15 +24,13 @@ def meet(workers: Sequence[str], index: int):
     Raises:
       OSError: if this one cannot listen at its address.
     """
-    missing = [address for place, address in enumerate(workers) if place != index]
+    others = [address for place, address in enumerate(workers) if place != index]
     with _listening(workers[index]) as server:
-        while missing:
+        while not all(map(_listens, others)):
             with contextlib.suppress(BlockingIOError):
                 while True:
                     server.accept()[0].close()
-            missing = [address for address in missing if not _listens(address)]
-            if missing:
-                time.sleep(_PAUSE)
+            time.sleep(_PAUSE)
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -41,8 +40,15 @@ def host_and_port(address: str) -> tuple[str, int]:
       ValueError: if it is neither.
     """
     host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not (host and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif set(host) & set("[]:"):
+        host = ""
+    try:
+        named = host and "/" not in host and host.encode("idna")
+    except UnicodeError:  # a part of the name is empty, or too long
+        named = False
+    if not (named and port.isascii() and port.isdecimal() and 0 < int(port) < 1 << 16):
         raise ValueError(f"An address must be HOST:PORT. Received: {address!r}.")
     return host, int(port)
 
