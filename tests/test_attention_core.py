@@ -135,10 +135,8 @@ def _off(found, wanted):
     return [np.linalg.norm(tf.cast(a, tf.float64) - b) / np.linalg.norm(b) for a, b in pairs]
 
 
-@pytest.mark.parametrize("keep_weights", [False, True])
-def test_weights_are_made_again_when_the_gradient_is_there(keep_weights):
-    """Every tensor of their size that the forward pass makes is read by it alone."""
-    sources, along, visible = draw()
+def backward_of(sources, along, visible, keep_weights=True):
+    """The graph of values and their gradients, and where in its operations the latter begin."""
 
     @tf.function(autograph=False)
     def step(*sources):
@@ -149,10 +147,18 @@ def test_weights_are_made_again_when_the_gradient_is_there(keep_weights):
         upstream = tf.identity(along, name="beginning_of_backward")
         return tape.gradient(values, sources, output_gradients=upstream)
 
-    operations = step.get_concrete_function(*sources).graph.get_operations()
-    names = [operation.name for operation in operations]
-    begin = names.index("beginning_of_backward")
-    backward = set(names[begin:])
+    graph = step.get_concrete_function(*sources).graph
+    names = [operation.name for operation in graph.get_operations()]
+    return graph, names.index("beginning_of_backward")
+
+
+@pytest.mark.parametrize("keep_weights", [False, True])
+def test_weights_are_made_again_when_the_gradient_is_there(keep_weights):
+    """Every tensor of their size that the forward pass makes is read by it alone."""
+    sources, along, visible = draw()
+    graph, begin = backward_of(sources, along, visible, keep_weights)
+    operations = graph.get_operations()
+    backward = {operation.name for operation in operations[begin:]}
     made = [t for o in operations[:begin] for t in o.outputs if t.shape.as_list() == [B, H, L, S]]
     assert len(made) >= 4  # both products, their sum, the weights
     readers = {reader.name for tensor in made for reader in tensor.consumers()}
@@ -167,15 +173,7 @@ def test_weights_are_made_again_when_the_gradient_is_there(keep_weights):
 def test_what_is_kept_takes_memory_before_what_is_not(keep_weights):
     """The products of distances wait for those of content, in the backward pass, too."""
     sources, along, visible = draw()
-
-    @tf.function(autograph=False)
-    def step(*sources):
-        with tf.GradientTape() as tape:
-            tape.watch(sources)
-            values = attend(Sources(*sources), visible, keep_weights=keep_weights)
-        return tape.gradient(values, sources, output_gradients=along)
-
-    graph = step.get_concrete_function(*sources).graph
+    graph, _ = backward_of(sources, along, visible, keep_weights)
     sums = [one for one in graph.get_operations() if one.type == "AddV2"]
     sums = [one for one in sums if one.outputs[0].shape.as_list() == [B, H, L, S]]
     # Of the sums of that shape one for each time the weights are made is of two kinds of scores.
@@ -194,18 +192,8 @@ def test_of_each_source_one_tensor_is_kept(dtype):
     would make it in the forward pass."""
     sources, along, visible = draw()
     sources, along = [tf.cast(one, dtype) for one in sources], tf.cast(along, dtype)
-
-    @tf.function(autograph=False)
-    def step(*sources):
-        with tf.GradientTape() as tape:
-            tape.watch(sources)
-            values = attend(Sources(*sources), visible)
-        upstream = tf.identity(along, name="beginning_of_backward")
-        return tape.gradient(values, sources, output_gradients=upstream)
-
-    operations = step.get_concrete_function(*sources).graph.get_operations()
-    names = [operation.name for operation in operations]
-    begin = names.index("beginning_of_backward")
+    graph, begin = backward_of(sources, along, visible)
+    operations = graph.get_operations()
     backward = operations[begin + 1 :]
     early = [one for one in backward if "beginning_of_backward" not in ancestors(one)]
     computed = {one.type for one in early} - {"Const", "Reshape", "Identity", "IdentityN"}
@@ -216,7 +204,9 @@ def test_of_each_source_one_tensor_is_kept(dtype):
     sums = [tensor for tensor in sums if tensor.shape.as_list() == [B, H, L, K]]
     assert len(sums) == 2  # of the query and each bias
     for tensor in sums:
-        assert not {reader.name for reader in tensor.consumers()} & set(names[begin:])
+        assert not {reader.name for reader in tensor.consumers()} & {
+            one.name for one in operations[begin:]
+        }
 
 
 @pytest.mark.parametrize("keep_weights", [False, True])

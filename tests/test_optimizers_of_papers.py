@@ -68,14 +68,7 @@ def adafactor_in_numpy(value, gradients, decay):
     return value
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("name", ["kernel", "bias", "table_1"])
-def test_adafactor_against_the_paper(jit_compile, name):
-    random = np.random.default_rng(0)
-    shape = (3,) if name == "bias" else (5, 3)
-    start, gradients = random.normal(size=shape), random.normal(size=(STEPS, *shape))
-    variable = keras.Variable(start, dtype="float32", name=name)
-    optimizer = Adafactor(RATE, decay_rate=DECAY)
+def take_steps(optimizer, variable, gradients, jit_compile):
     optimizer.build([variable])
 
     @tf.function(jit_compile=jit_compile)
@@ -84,6 +77,17 @@ def test_adafactor_against_the_paper(jit_compile, name):
 
     for gradient in gradients:
         apply(tf.constant(gradient, tf.float32))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("name", ["kernel", "bias", "table_1"])
+def test_adafactor_against_the_paper(jit_compile, name):
+    random = np.random.default_rng(0)
+    shape = (3,) if name == "bias" else (5, 3)
+    start, gradients = random.normal(size=shape), random.normal(size=(STEPS, *shape))
+    variable = keras.Variable(start, dtype="float32", name=name)
+    optimizer = Adafactor(RATE, decay_rate=DECAY)
+    take_steps(optimizer, variable, gradients, jit_compile)
     expected = adafactor_in_numpy(start, gradients, DECAY if name == "kernel" else 0.0)
     np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-6, atol=1e-6)
 
@@ -101,14 +105,7 @@ def test_adafactor_of_rows_and_columns_without_gradients(jit_compile):
     gradients[:, :, 1] = 0
     variable = keras.Variable(start, dtype="float32", name="table_0")
     optimizer = Adafactor(RATE)
-    optimizer.build([variable])
-
-    @tf.function(jit_compile=jit_compile)
-    def apply(gradient):
-        optimizer.apply([gradient], [variable])
-
-    for gradient in gradients:
-        apply(tf.constant(gradient, tf.float32))
+    take_steps(optimizer, variable, gradients, jit_compile)
     np.testing.assert_allclose(variable, adafactor_in_numpy(start, gradients, 0.0), rtol=2e-6)
 
 
@@ -179,14 +176,7 @@ def test_against_the_paper(kind, oracle, jit_compile, name):
     variable = keras.Variable(start, dtype="float32", name=name)
     epsilon = 1e-8 if kind is AdamW else 1e-6
     optimizer = kind(RATE, epsilon=epsilon, decay_rate=DECAY)
-    optimizer.build([variable])
-
-    @tf.function(jit_compile=jit_compile)
-    def apply(gradient):
-        optimizer.apply([gradient], [variable])
-
-    for gradient in gradients:
-        apply(tf.constant(gradient, tf.float32))
+    take_steps(optimizer, variable, gradients, jit_compile)
     expected = oracle(start, gradients, DECAY if name == "kernel" else 0.0)
     np.testing.assert_allclose(variable.numpy(), expected, rtol=2e-6, atol=1e-6)
 
