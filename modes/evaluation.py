@@ -1,6 +1,5 @@
 """--mode=eval, and what joins a prepared corpus with the evaluation."""
 
-import json
 import math
 import os
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from modes.run_inputs import (
 )
 from modes.terminal import say
 from transformer_xl.config import evaluation_lengths
+from transformer_xl.strict_json import strict_json
 from transformer_xl.training.breakdown import break_down, frequency_bands
 from transformer_xl.training.breakdown_report import (
     breakdown_tables,
@@ -116,7 +116,7 @@ def write_results(directory: str, name: str, results: dict, settings: str):
     say(breakdown_tables(results))
     say(results_table(results))
     say(f"with {settings}\n")
-    write_atomically(path, json.dumps(results, indent=2) + "\n")
+    write_atomically(path, strict_json(results, indent=2) + "\n")
     perplexities = ", ".join(f"{row['perplexity']:,.2f} ({s})" for s, row in results.items())
     draw_breakdown(results, f"{name}: perplexity {perplexities}\n{settings}", picture)
     say(f"results: {path}\npicture: {picture}")

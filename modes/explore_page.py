@@ -1,7 +1,6 @@
 """The page of --mode=explore: one HTML file that needs nothing else."""
 
 import html
-import json
 import math
 import pathlib
 
@@ -9,6 +8,7 @@ import numpy as np
 
 from data_utils import WordVocabulary
 from transformer_xl.explore import Expectations
+from transformer_xl.strict_json import strict_json
 
 _TEMPLATE = pathlib.Path(__file__).with_name("explore_page.html")
 # Bits at which the next colour begins; as many colours as the page has, less one.
@@ -174,7 +174,7 @@ def _data(bits, expected: Expectations, vocabulary) -> str:
         "candidates": places.reshape(expected.candidate_ids.shape).tolist(),
         "percent": [[float(f"{value:.3g}") for value in row] for row in percent],
     }
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    text = strict_json(data, ensure_ascii=False, separators=(",", ":"))
     for character in ("<", ">", "&", "\u2028", "\u2029"):
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text

@@ -1,7 +1,6 @@
 """--mode=score: lines of text with the log-probability of each token."""
 
 import contextlib
-import json
 import math
 import os
 import sys
@@ -13,6 +12,7 @@ from modes.run_inputs import trained_model
 from modes.terminal import fail
 from transformer_xl.config import evaluation_lengths
 from transformer_xl.score import make_score_step, score_alone, score_in_context
+from transformer_xl.strict_json import strict_json
 from transformer_xl.training.devices import compiles_with_xla
 
 STANDARD_INPUT = "-"
@@ -156,16 +156,16 @@ class LineScorer:
 
     def summary(self) -> str:
         """What all lines together came to."""
-        mean = -self.log_prob / self.num_tokens
+        perplexity = math.exp(min(-self.log_prob / self.num_tokens, 700.0))
         return (
             f"{self.num_lines:,} lines, {self.num_tokens:,} tokens, {self.num_unknown:,} of them "
-            f"unknown; log-probability {self.log_prob:.4f}, perplexity {math.exp(mean):,.2f}"
+            f"unknown; log-probability {self.log_prob:.4f}, perplexity {perplexity:,.2f}"
         )
 
 
 def as_jsonl(score: dict) -> str:
     """A line's score as one line of JSON."""
-    return json.dumps(score, ensure_ascii=False)
+    return strict_json(score, ensure_ascii=False)
 
 
 def as_tsv(score: dict) -> str:

@@ -1,7 +1,6 @@
 """--mode=train: trains, or goes on, and evaluates."""
 
 import contextlib
-import json
 import os
 import textwrap
 
@@ -18,6 +17,7 @@ from modes.run_inputs import chosen_cutoffs, given_weights, model_settings, prep
 from modes.terminal import STOPPED, fail, say, signals_end_at_once
 from transformer_xl import TransformerXL
 from transformer_xl.config import evaluation_lengths
+from transformer_xl.strict_json import strict_json
 from transformer_xl.training.best_choice import choose_best
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.devices import compiles_with_xla, device_name, resolve_precision
@@ -220,7 +220,7 @@ def _results(directory, config, checkpoints, evaluator, reporter, data, model):
     results["best_step"] = int(checkpoints.best_step)
     results["parameters"] = model.count_params()
     results["train_seconds"] = reporter.train_seconds()
-    write_atomically(os.path.join(directory, "result.json"), json.dumps(results, indent=2) + "\n")
+    write_atomically(os.path.join(directory, "result.json"), strict_json(results, indent=2) + "\n")
     say(results_table({split: results[split] for split in data.splits if split in results}))
     sample = _sample(model, data.vocabulary, config.seed)
     write_atomically(os.path.join(directory, "sample.txt"), sample + "\n")

@@ -259,6 +259,12 @@ def test_keras_files_that_will_not_do(exported):
     (exported.parent / "vocabulary").unlink()
     with pytest.raises(ValueError, match="Put vocab.txt beside the weights"):
         given(exported)
+    saved = keras.models.load_model(exported)
+    broken = saved.trainable_variables[-1]
+    broken.assign(np.full(broken.shape, np.nan))
+    saved.save(exported)
+    with pytest.raises(ValueError, match=f"must be finite. Received .* in: {broken.path}"):
+        given(exported)
     content = exported.read_bytes()
     exported.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=r"model\.keras cannot be read: it is damaged, cut short"):

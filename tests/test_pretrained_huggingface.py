@@ -137,6 +137,10 @@ def changed(directory, change):
             lambda w: w.update({"crit.out_layers.1.bias": np.ones(3)}),
             r"crit\.out_layers\.1\.bias is \(3,\), must be \(18,\)",
         ),
+        (
+            lambda w: w.update({"crit.out_layers.1.bias": np.full(18, np.inf)}),
+            r"numbers that are not finite: crit\.out_layers\.1\.bias\.",
+        ),
     ],
 )
 def test_weights_that_do_not_fit(change, message, tmp_path):

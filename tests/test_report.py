@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import math
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.test_loop import CONFIG, Run, batch, curve
 from transformer_xl import TrainConfig
+from transformer_xl.strict_json import strict_json
 from transformer_xl.training.memory_use import memory_use
 from transformer_xl.training.report import Reporter
 
@@ -67,6 +69,34 @@ def test_reports_of_steps_that_are_done_again_are_dropped(tmp_path):
     reporter(tmp_path, step=4).close()
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4]
+
+
+def test_what_is_not_finite_is_null_in_files_and_a_gap_in_the_plot(tmp_path):
+    made = reporter(tmp_path)
+    made.valid(2, float("nan"), is_best=False, seconds=1.0)
+    made.valid(4, 2.5, is_best=True, seconds=1.0)
+    made.close()
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    first, second = (json.loads(line, parse_constant=refuse) for line in lines)
+    assert (first["loss"], first["perplexity"], second["loss"]) == (None, None, 2.5)
+    again = reporter(tmp_path, step=4)
+    again.draw()
+    again.close()
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_strict_json_has_null_where_python_has_words_of_its_own(value):
+    with_it = {"a": [1.5, (value, "NaN")], "b": {"c": np.float64(value)}}
+    assert strict_json(with_it) == '{"a": [1.5, [null, "NaN"]], "b": {"c": null}}'
+    finite = {"a": [1.5, (2, "é")], "b": {"c": np.float64(0.1)}}
+    assert strict_json(finite, ensure_ascii=False) == json.dumps(finite, ensure_ascii=False)
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        strict_json({"a": value, "b": object()})
 
 
 def test_memory_in_use_is_the_process_own():

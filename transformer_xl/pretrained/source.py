@@ -13,6 +13,7 @@ from transformer_xl.pretrained.huggingface import is_huggingface, load_huggingfa
 from transformer_xl.pretrained.original_pytorch import load_pytorch
 from transformer_xl.pretrained.original_tensorflow import load_tf1
 from transformer_xl.pretrained.vocabulary_files import load_tokens_beside
+from transformer_xl.pretrained.weight_map import is_finite
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.workdir import read_record
 
@@ -90,6 +91,12 @@ def _load_keras(path: str, arguments: Mapping) -> TransformerXL:
         raise ValueError(
             f"{path} must hold a TransformerXL. Received: a {type(saved).__name__}. Save the "
             "TransformerXL that is in it by itself."
+        )
+    broken = [weight.path for weight in saved.weights if not is_finite(weight.numpy())]
+    if broken:
+        raise ValueError(
+            f"The weights in {path} must be finite. Received numbers that are not in: "
+            f"{', '.join(broken)}."
         )
     # Not the saved one, which has the data type that it was saved with.
     return _with_weights_of(saved, TransformerXL(saved.config, **arguments))

@@ -124,11 +124,11 @@ def fill(
       copies: whether tied weights must stand there under each of their names; if not, one does.
 
     Raises:
-      ValueError: if weights are missing, left over, of another shape or kind, or differ where
-        they are tied; all of them are named.
+      ValueError: if weights are missing, left over, of another shape or kind, not finite, or
+        differ where they are tied; all of them are named.
     """
     left = dict(arrays)
-    missing, unfit, differing, chosen = [], [], [], []
+    missing, unfit, not_finite, differing, chosen = [], [], [], [], []
     for entry in entries:
         found = {name: left.pop(name) for name in entry.names if name in left}
         if not found or copies:
@@ -136,6 +136,8 @@ def fill(
         for name, array in found.items():
             if tuple(array.shape) != entry.shape or not _is_real(array):
                 unfit.append(f"{name} is {_described(array)}, must be {entry.shape}")
+            elif not is_finite(array):
+                not_finite.append(name)
         first, *others = found.items() if found else [(None, None)]
         for name, array in others:
             if array.shape == first[1].shape and not np.array_equal(array, first[1]):
@@ -147,6 +149,7 @@ def fill(
             ("It lacks", missing),
             ("The model has no place for", sorted(left)),
             ("Of another shape or kind", unfit),
+            ("With numbers that are not finite", not_finite),
             ("Tied in the configuration, but not equal", differing),
         )
         if names
@@ -172,6 +175,13 @@ def collect(entries: Iterable[Entry]) -> dict[str, np.ndarray]:
             paths = ", ".join(variable.path for variable in entry.variables)
             raise ValueError(f"{paths} cannot be written as {entry.names[0]}: {error}.") from error
     return arrays
+
+
+def is_finite(array) -> bool:
+    """Whether there is no NaN and no infinity among real numbers, as float32 has them."""
+    # An overflow is what is looked for: float64 may hold what float32 cannot.
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.asarray(array, np.float32)).all())
 
 
 def _is_real(array) -> bool:

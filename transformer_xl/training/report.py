@@ -12,6 +12,7 @@ import tqdm
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from transformer_xl.strict_json import strict_json
 from transformer_xl.training.memory_use import memory_use
 from transformer_xl.training.workdir import write_atomically
 
@@ -37,7 +38,7 @@ class Reporter:
         self.metrics_path = os.path.join(directory, "metrics.jsonl")
         self.plot_path = os.path.join(directory, "loss.png")
         self.records = _read_until(self.metrics_path, step)
-        write_atomically(self.metrics_path, "".join(json.dumps(r) + "\n" for r in self.records))
+        write_atomically(self.metrics_path, _as_lines(self.records))
         self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115 (see close)
         self._events = tf.summary.create_file_writer(os.path.join(directory, "tensorboard"))
         self._max_steps = max_steps
@@ -99,8 +100,7 @@ class Reporter:
         """Forgets the reports of steps after `step`, which will be done again."""
         self._metrics.close()
         self.records = [record for record in self.records if record["step"] <= step]
-        text = "".join(json.dumps(record) + "\n" for record in self.records)
-        write_atomically(self.metrics_path, text)
+        write_atomically(self.metrics_path, _as_lines(self.records))
         self._metrics = open(self.metrics_path, "a", encoding="utf-8")  # noqa: SIM115 (see close)
         self._step_done = step
 
@@ -162,7 +162,7 @@ class Reporter:
             "time": time.time(),
         }
         self.records.append(record)
-        self._metrics.write(json.dumps(record) + "\n")
+        self._metrics.write(_as_lines([record]))
         self._metrics.flush()
         with self._events.as_default(step=step):
             for name in record.keys() - {"step", "split", "time"}:
@@ -209,6 +209,10 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h {minutes:02}m" if hours else f"{minutes}m {seconds:02}s"
+
+
+def _as_lines(records: list[dict]) -> str:
+    return "".join(strict_json(record) + "\n" for record in records)
 
 
 def _read_until(path: str, step: int) -> list[dict]:
