@@ -109,7 +109,7 @@ _TEXT_FLAGS = (
 _OF_MODES = (
     (OUTPUT, ("export", "explore")),
     (text.INPUT_FILE, ("generate", "score", "explore")),
-    (text.PROMPT, ("generate",)),
+    *((holder, ("generate",)) for holder in text.OF_WRITING),
     (text.SCORE_FORMAT, ("score",)),
     (text.SCORE_CONTEXT, ("score",)),
     (SPLIT, ("eval",)),
@@ -138,10 +138,11 @@ def check_mode():
             hint = ""
             if holder is OUTPUT and MODE.value in ("generate", "score"):
                 hint = ", and let the shell write: > FILE"
+            # A line for each time that it was given.
+            given = " ".join(flags.FLAGS[holder.name].serialize().splitlines())
             raise ValueError(
                 f"--{holder.name} is for {' and '.join(f'--mode={mode}' for mode in modes)}. "
-                f"Received: {flags.FLAGS[holder.name].serialize()} with --mode={MODE.value}. Leave "
-                f"it out{hint}."
+                f"Received: {given} with --mode={MODE.value}. Leave it out{hint}."
             )
 
 

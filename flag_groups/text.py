@@ -45,3 +45,15 @@ SCORE_CONTEXT = flags.DEFINE_boolean(
 SCORE_FORMAT = flags.DEFINE_enum(
     "score_format", "tsv", ("tsv", "jsonl"), "What --mode=score writes to standard output."
 )
+# Of what writes text; a run's sample has settings of its own.
+OF_WRITING = (
+    PROMPT,
+    NUM_TOKENS,
+    NUM_SAMPLES,
+    REPETITION_PENALTY,
+    STOP,
+    DETOKENIZE,
+    TEMPERATURE,
+    TOP_K,
+    TOP_P,
+)
