@@ -10,8 +10,18 @@ import sys
 
 import pytest
 
-from transformer_xl.training.workdir import check_writable, write_atomically
+from transformer_xl.training.workdir import check_new, check_writable, write_atomically
 from transformer_xl.training.workdir_lock import LOCK, training_alone
+
+
+def test_checkpoints_without_their_record_are_not_gone_on_from(tmp_path):
+    """Their settings would be compared with nothing."""
+    (tmp_path / "checkpoints").mkdir()
+    check_new(str(tmp_path))
+    (tmp_path / "checkpoints" / "step-5").mkdir()
+    message = f"--workdir={tmp_path}, which has checkpoints, and no config.json that says they"
+    with pytest.raises(FileExistsError, match=message):
+        check_new(str(tmp_path))
 
 
 def test_a_folder_is_left_as_it_is(tmp_path):

@@ -133,15 +133,21 @@ def _check_fields(record: dict):
 
 
 def check_new(directory: str):
-    """Refuses to begin a run where files of no run have the names of its own, and would be lost.
+    """Refuses to begin a run where files of no run have the names of its own.
+
+    They would be lost, or, checkpoints, gone on from with settings that nobody compared.
 
     Raises:
       FileExistsError: if there are some.
     """
     names = [name for name in _WRITTEN if os.path.lexists(os.path.join(directory, name))]
+    states = os.path.join(directory, _FOLDERS[0])
+    if os.path.isdir(states) and os.listdir(states):
+        names.append(_FOLDERS[0])
     if names:
         raise FileExistsError(
-            f"A run writes {', '.join(_WRITTEN)} and must not lose another's. Received: "
+            f"A run writes {', '.join((*_WRITTEN, _FOLDERS[0]))} and must not lose another's, nor "
+            "go on from it. Received: "
             f"--workdir={directory}, which has {', '.join(names)}, and no {_FILE} that says they "
             "are a run's. Choose another --workdir, or move them."
         )
