@@ -149,6 +149,13 @@ def test_a_cache_is_not_read_by_another_call(of_block):
         model.initial_cache(1)
 
 
+def test_a_cache_is_not_read_by_another_kind_of_block():
+    model = TransformerXL(ModelConfig(11, num_layers=1, model_dim=4, num_heads=1))
+    model.blocks[1] = keras.layers.Identity(name="mine")
+    with pytest.raises(ValueError, match="Received: a Identity, mine, among the blocks. Read with"):
+        model.initial_cache(1)
+
+
 @pytest.mark.parametrize("kind", [Squared, LargerBiases])
 def test_a_cache_is_read_with_layers_of_other_classes(kind):
     model = TransformerXL(ModelConfig(11, num_layers=1, model_dim=4, num_heads=1, init_stddev=0.7))

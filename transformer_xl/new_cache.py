@@ -87,6 +87,12 @@ def _checked_clamp(model, memory_length, clamp_length):
 def _check_layers(model):
     """Refuses layers with a `call` of their own, which reading from a cache would leave out."""
     for block in model.blocks:
+        if not isinstance(block, DecoderBlock):
+            raise ValueError(
+                "A Cache is read by what DecoderBlock does. Received: a "
+                f"{type(block).__name__}, {block.name}, among the blocks. Read with a Memory, by "
+                "calls of the model."
+            )
         for layer, kind in ((block, DecoderBlock), (block.inner, RelativeAttention)):
             own = type(layer).call is not kind.call or "call" in vars(layer)
             if isinstance(layer, kind) and own:
