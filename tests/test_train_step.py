@@ -175,3 +175,28 @@ def test_averages_are_the_formula_s_and_take_the_place_of_the_weights():
     assert state.finite()
     table.assign(np.full(table.shape, np.inf))
     assert not state.finite()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_the_bound_of_gradients_of_any_dtype(dtype):
+    """Of the norm as float64 has it, also where the gradients are in 16 bits."""
+    model, clip_norm = tiny(num_layers=1, dtype=dtype), 0.25
+    _, memory = model(batch(1)[0])
+    tokens, targets, weights = batch()
+    _, gradients, *_ = summed_gradients(
+        model, tokens, targets, tf.constant(weights / weights.sum()), memory, 1
+    )
+    gradients = [np.asarray(gradient, np.float64) for gradient in gradients]
+    norm = np.sqrt(sum((gradient**2).sum() for gradient in gradients))
+    before = [np.asarray(weight.numpy(), np.float64) for weight in model.trainable_variables]
+    step = make_train_step(model, keras.optimizers.SGD(1.0), clip_norm)
+    _, metrics = step(tokens, targets, weights, memory)
+    # bfloat16 rounds each gradient to 2^-8 of itself, in a graph elsewhere than in eager calls.
+    np.testing.assert_allclose(
+        metrics.gradient_norm, norm, rtol=1e-3 if dtype == "bfloat16" else 1e-5
+    )
+    assert norm > clip_norm
+    for weight, gradient, old in zip(model.trainable_variables, gradients, before):
+        moved = np.asarray(weight.numpy(), np.float64) - old
+        bound = 2**-7 * (np.abs(old) + np.abs(gradient)) if dtype == "bfloat16" else 1e-6
+        assert (np.abs(moved + gradient * clip_norm / norm) <= bound).all()

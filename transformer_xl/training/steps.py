@@ -112,11 +112,12 @@ def make_train_step(
         loss /= scale
         if state.scales:
             gradients = [gradient / scale for gradient in gradients]
-        norm = tf.linalg.global_norm(gradients)
+        # In float32 also where weights are in 16 bits, or in 64.
+        norm = tf.linalg.global_norm([tf.cast(gradient, tf.float32) for gradient in gradients])
         learning_rate = tf.convert_to_tensor(optimizer.learning_rate)
         if clip_norm > 0:
             bound = tf.minimum(1.0, clip_norm / norm)
-            gradients = [gradient * bound for gradient in gradients]
+            gradients = [gradient * tf.cast(bound, gradient.dtype) for gradient in gradients]
         verdict = state.judge(loss, norm)
         context.merge_call(update, args=(gradients, learning_rate, verdict))
         after = tf.cond(verdict.good, lambda: after, lambda: _healthy(after))
