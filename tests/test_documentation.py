@@ -74,6 +74,14 @@ def test_the_readme():
     assert names["hidden"].shape[:2] == (3, 16)
 
 
+def test_how_it_works(runs_eagerly):
+    """The page runs from top to bottom, and compares as it goes."""
+    text = (ROOT / "docs" / "how_it_works.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 8 and sum("assert " in block for block in blocks) == 6
+    exec("".join(blocks), {})
+
+
 def test_the_page_on_the_fused_loss():
     text = (ROOT / "docs" / "linear_cross_entropy.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
