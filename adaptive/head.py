@@ -167,8 +167,10 @@ class SoftmaxHead(keras.layers.Layer):
           float32 scalar; float32 `[...]`, which has no gradient.
         """
         hidden, weights = self._checked(hidden), self.target_weights(targets, sample_weight)
-        features, weights, ranks, _, shape = examples(self, hidden, targets, weights)
+        features, weights, ranks, ignored, shape = examples(self, hidden, targets, weights)
         loss, each = self._loss(features, ranks, weights, training, outside_xla)
+        if ignored is not None:
+            each = tf.where(ignored, 0.0, each)
         return loss, tf.reshape(tf.stop_gradient(each), shape)
 
     def target_weights(self, targets, sample_weight=None):

@@ -296,8 +296,9 @@ def test_ignored_and_refused_targets(kind):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(hidden)
             nll = case.head.nll(hidden, targets, training=training)
-            loss = case.head.loss(hidden, targets, training=training)
-        np.testing.assert_array_equal(nll, np.zeros(targets.shape))
+            loss, each = case.head.loss_and_nll(hidden, targets, training=training)
+        for parts in (nll, each):
+            np.testing.assert_array_equal(parts, np.zeros(targets.shape))
         assert loss == 0
         for value in (nll, loss):
             for slope in tape.gradient(
