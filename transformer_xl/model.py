@@ -119,7 +119,7 @@ class TransformerXL(HeadTraining, Exports, keras.Model):
         for layer in (*self.blocks, self.head):
             if not layer.built:
                 layer.build(None)
-        if self.final_norm is not None:
+        if self.final_norm is not None and not self.final_norm.built:
             self.final_norm.build((None, None, self.config.model_dim))
 
     def initial_memory(self, batch_size, memory_length: int | None = None) -> Memory:
