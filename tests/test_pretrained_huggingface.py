@@ -221,6 +221,7 @@ SMALL = dict(
         (dict(block_pattern="aff"), "needs block_pattern = af here. Received: aff"),
         (dict(force_projection=True), "needs projections in each cluster"),
         (dict(force_projection=False, div_val=2), "needs projections in each cluster"),
+        (dict(div_val=1.5), "a whole number, like div_val = 2 here. Received: 1.5"),
     ],
 )
 def test_models_that_transfo_xl_does_not_have(settings, message, tmp_path):
@@ -236,6 +237,12 @@ def test_one_projection_there_is_not_three_here(tmp_path):
     with pytest.raises(ValueError, match=message):
         save_huggingface(model, str(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_whole_divisor_is_written_as_an_integer(tmp_path):
+    """TransfoXL makes widths of it, which must be integers."""
+    save_huggingface(TransformerXL(ModelConfig(**SMALL, div_val=2.0)), str(tmp_path))
+    assert '"div_val": 2,' in (tmp_path / "config.json").read_text()
 
 
 def test_another_start_of_memory_is_warned_of(tmp_path):

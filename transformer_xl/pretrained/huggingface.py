@@ -118,6 +118,7 @@ def config_to_huggingface(config: ModelConfig, eos_id: int = 0) -> dict:
     all_or_none = config.div_val > 1 or config.embedding_dim != config.model_dim
     has = projected(widths, config.model_dim, config.force_projection, config.div_val)
     for name, value, needed in (
+        ("a whole number, like div_val", config.div_val, round(config.div_val)),
         ("block_pattern", config.block_pattern, "af" * config.num_layers),
         ("final_norm", config.final_norm, False),
         ("projections in each cluster", has, (all_or_none,) * clusters.num_clusters),
@@ -136,7 +137,7 @@ def config_to_huggingface(config: ModelConfig, eos_id: int = 0) -> dict:
         "n_head": config.num_heads,
         "d_head": config.head_dim,
         "d_inner": config.feed_forward_dim,
-        "div_val": config.div_val,
+        "div_val": int(config.div_val),  # TransfoXL computes no widths from a float
         "n_layer": config.num_layers,
         "pre_lnorm": config.layer_norm == "pre",
         "untie_r": config.untie_position_biases,
