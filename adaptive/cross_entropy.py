@@ -231,7 +231,7 @@ def _run(
             multiple=_multiple_of(inputs.dtype),
         )
 
-    if rows is None and isinstance(num_rows, int) and num_rows <= chunk_rows:
+    if rows is None and isinstance(num_rows, int) and 0 < num_rows <= chunk_rows:
         nll, slopes, gradients = _chunk(*sources, targets, weights, smoothing)
         return _Result(nll, add_targets(gradients, sources, targets, slopes, outside_xla))
 
