@@ -329,7 +329,8 @@ def rows_per_chunk(
       An int, or a tensor where the number of rows is known only at run time.
     """
     logits_bytes = CHUNK_BYTES if logits_bytes is None else logits_bytes
-    most = logits_bytes // (4 * num_columns)
+    # A sum over more rows than that could leave float16's range.
+    most = min(2**15, logits_bytes // (4 * num_columns))
     multiple = multiple if most >= multiple else 8
     most = max(8, most // multiple * multiple)
     least_of, most_of = (min, max) if isinstance(num_rows, int) else (tf.minimum, tf.maximum)

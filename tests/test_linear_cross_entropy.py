@@ -120,6 +120,17 @@ def test_products_in_bfloat16_losses_in_float32():
     assert [one.dtype for one in gradients] == [tf.bfloat16, tf.bfloat16, tf.float32]
 
 
+def test_many_rows_do_not_leave_the_range_of_float16():
+    """Gradients are sums over the rows of a chunk, which for few classes would be all of them."""
+    num_rows = 2**18
+    hidden, table = tf.ones([num_rows, 1], tf.float16), tf.zeros([2, 1])
+    weights = tf.fill([num_rows], 1 / num_rows)
+    targets = tf.zeros([num_rows], tf.int32)
+    _, _, *gradients = compute(hidden, table, tf.zeros([2]), targets, weights)
+    for gradient in gradients:
+        np.testing.assert_allclose(tf.reshape(gradient, [-1]), [-0.5, 0.5], rtol=1e-3)
+
+
 def test_ids_outside_are_refused():
     hidden, table, bias, targets, weights = tensors(draw())
     for wrong in (-1, V):
