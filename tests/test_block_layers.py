@@ -24,7 +24,7 @@ def test_the_gradient_of_a_bias_is_as_exact_as_its_dtype(dtype, last_bit, jit_co
         tf.cast(rng.normal(size=shape), dtype) for shape in ((600, 50), (50,), (600, 50))
     )
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def gradients(rows, bias, slopes):
         with tf.GradientTape() as tape:
             tape.watch((rows, bias))

@@ -15,7 +15,7 @@ def test_sizes_that_a_graph_does_not_know(jit_compile):
     model = model_of()
     spec = tf.TensorSpec([None, None], tf.int32)
 
-    @tf.function(jit_compile=jit_compile, input_signature=[spec, spec])
+    @tf.function(jit_compile=jit_compile, input_signature=[spec, spec], autograph=False)
     def read(first, second):
         cache = model.initial_cache(tf.shape(first)[0], 5)
         _, cache = model.extend(first, cache)

@@ -88,14 +88,15 @@ def permutation(num_rows=T):
 def test_eager_calls(chunk_rows):
     data, order = draw(), permutation()
     check(compute(*tensors(*data), chunk_rows=chunk_rows), data)
-    for start, count in RUNS:
+    # Of chunks of 1 row, no run ends within one.
+    for start, count in RUNS[:4] if chunk_rows == 1 else RUNS:
         actual = compute(*tensors(*data), (start, count), tf.constant(order), chunk_rows)
         check(actual, data, order[start : start + count])
 
 
 @pytest.mark.parametrize("jit_compile", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_compiled_calls(jit_compile):
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def both(*arguments):
         return compute(*arguments[:5], chunk_rows=8), compute(*arguments, chunk_rows=8)
 
@@ -112,7 +113,9 @@ def test_a_number_of_rows_known_only_at_run_time(chunk_rows):
     row, scalar = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)
     matrices = [tf.TensorSpec([None, E]), tf.TensorSpec([V, E]), tf.TensorSpec([V])]
 
-    @tf.function(input_signature=[*matrices, row, tf.TensorSpec([None]), (scalar, scalar), row])
+    signature = [*matrices, row, tf.TensorSpec([None]), (scalar, scalar), row]
+
+    @tf.function(input_signature=signature, autograph=False)
     def both(*arguments):
         every = compute(*arguments[:5], chunk_rows=chunk_rows)
         return every, compute(*arguments, chunk_rows=chunk_rows)
@@ -147,7 +150,7 @@ def chunk_sizes(monkeypatch):
 def test_few_rows_are_one_small_chunk(chunk_sizes, num_rows_known, rows_given):
     num_rows = 7 if num_rows_known else None
 
-    @tf.function(input_signature=[tf.TensorSpec([num_rows, E])])
+    @tf.function(input_signature=[tf.TensorSpec([num_rows, E])], autograph=False)
     def nll(inputs):
         size = tf.shape(inputs)[0]
         rows = Rows(tf.range(size), tf.constant(0), size) if rows_given else None
@@ -177,22 +180,22 @@ def test_outside_xla_a_chunk_is_as_large_as_the_rows_ask(chunk_sizes):
 
 
 @pytest.mark.parametrize("chunk_rows", [None, 8])
-@pytest.mark.parametrize("count", [0, 3, 11])
-def test_outside_xla_the_numbers_are_the_same(count, chunk_rows):
+def test_outside_xla_the_numbers_are_the_same(chunk_rows):
     *sources, targets, weights = tensors(*draw())
-    rows = Rows(tf.range(T - 1, -1, -1), tf.constant(1), tf.constant(count))
 
-    @tf.function
-    def loss_and_gradients(outside_xla):
+    @tf.function(autograph=False)
+    def loss_and_gradients(count, outside_xla):
+        rows = Rows(tf.range(T - 1, -1, -1), tf.constant(1), count)
         with tf.GradientTape() as tape:
             tape.watch(sources)
             settings = {"chunk_rows": chunk_rows, "outside_xla": outside_xla}
             found = linear_losses(*sources, targets, weights, rows, **settings)
         return found, tape.gradient(found[0], sources)
 
-    found, same = loss_and_gradients(True), loss_and_gradients(False)
-    for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(same)):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+    for count in (0, 3, 11):
+        found, same = (loss_and_gradients(tf.constant(count), where) for where in (True, False))
+        for one, other in zip(tf.nest.flatten(found), tf.nest.flatten(same)):
+            np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_the_logits_of_a_chunk_are_bounded(chunk_sizes, monkeypatch):
@@ -282,7 +285,7 @@ def test_tapes_do_not_see_the_chunks(function, monkeypatch):
 def test_persistent_tapes_compile():
     data = draw()
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def gradients(inputs, table, bias, targets, weights):
         with tf.GradientTape(persistent=True) as tape:
             tape.watch(table)
@@ -310,6 +313,7 @@ def test_weights_have_no_gradient():
         return tape.gradient(loss, weights, unconnected_gradients="zero")
 
     np.testing.assert_array_equal(gradient(weights), np.zeros(T))
+    # AutoGraph reads it all here, as in others' programs; elsewhere it would only take time.
     np.testing.assert_array_equal(tf.function(gradient)(weights), np.zeros(T))
 
 

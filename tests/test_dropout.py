@@ -89,7 +89,9 @@ def test_same_mask_with_xla_whatever_the_shape():
 
 def test_unknown_shape():
     signature = [tf.TensorSpec([None, None, 7])]
-    drop = tf.function(lambda x: dropout(x, 0.4, SEED, 2), input_signature=signature)
+    drop = tf.function(
+        lambda x: dropout(x, 0.4, SEED, 2), input_signature=signature, autograph=False
+    )
     inputs = tf.ones([3, 5, 7])
     np.testing.assert_array_equal(drop(inputs), dropout(inputs, 0.4, SEED, 2))
 
@@ -187,7 +189,7 @@ def test_relu_and_dropout_in_one(jit_compile):
     inputs = tf.constant(np.random.default_rng(1).normal(size=[13, 7]), tf.float32)
     upstream = tf.constant(np.random.default_rng(2).normal(size=[13, 7]), tf.float32)
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def with_gradient(apart):
         with tf.GradientTape() as tape:
             tape.watch(inputs)

@@ -67,7 +67,7 @@ def test_vectors_and_gradients(case):
     ids = boundaries(layer)
     upstream = np.random.default_rng(1).normal(size=(len(ids), D)).astype(np.float32)
 
-    @tf.function(jit_compile=case in ("div1", "div4_wide"))
+    @tf.function(jit_compile=case in ("div1", "div4_wide"), autograph=False)
     def run(ids):
         with tf.GradientTape() as tape:
             vectors = layer(ids)

@@ -78,11 +78,11 @@ def test_xla_makes_no_loop_of_a_single_rows_product_and_an_addition(monkeypatch)
     row = random.normal(size=(1, 300)).astype(np.float32)
     table[7, 0], bias[8] = np.nan, np.inf
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def apart(row, table, bias):
         return product(row, table, bias)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def fused(row, table, bias):
         return tf.transpose(tf.matmul(table, row, transpose_b=True) + bias[:, None])
 
@@ -265,7 +265,7 @@ def test_no_table_is_copied_for_a_short_text(jit_compile):
 def test_product_with_the_table_first(jit_compile):
     random = np.random.default_rng(1)
     rows, table, bias = (random.normal(size=size) for size in ((3, 5), (7, 5), (7,)))
-    run = tf.function(product, jit_compile=jit_compile)
+    run = tf.function(product, jit_compile=jit_compile, autograph=False)
     np.testing.assert_allclose(run(rows, table, bias), rows @ table.T + bias, rtol=1e-12)
 
 

@@ -289,7 +289,7 @@ def test_memory_of_other_shapes_is_refused(model, hidden, valid, message):
 
 def test_memory_of_unknown_length_is_refused(model):
     hidden = tf.TensorSpec([None, None, 14])
-    read = tf.function(model).get_concrete_function
+    read = tf.function(model, autograph=False).get_concrete_function
     with pytest.raises(ValueError, match="one M .* is known .*, M is a number"):
         read(TOKENS[:, :5], Memory((hidden, hidden), tf.TensorSpec([None], tf.int32)))
 

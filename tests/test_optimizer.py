@@ -35,7 +35,7 @@ def test_adam_is_exact_from_the_first_step(jit_compile):
     optimizer = Adam(1e-3, epsilon=1e-8)
     optimizer.build([variable])
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def apply(gradient):
         optimizer.apply([gradient], [variable])
 

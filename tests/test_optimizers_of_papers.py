@@ -71,7 +71,7 @@ def adafactor_in_numpy(value, gradients, decay):
 def take_steps(optimizer, variable, gradients, jit_compile):
     optimizer.build([variable])
 
-    @tf.function(jit_compile=jit_compile)
+    @tf.function(jit_compile=jit_compile, autograph=False)
     def apply(gradient):
         optimizer.apply([gradient], [variable])
 

@@ -24,7 +24,9 @@ def test_known_answers(counter, key, expected, jit_compile):
     def words(pair):
         return tuple(tf.constant(np.uint32(word).astype(np.int32)) for word in pair)
 
-    found = tf.function(threefry, jit_compile=jit_compile)(words(key), words(counter))
+    found = tf.function(threefry, jit_compile=jit_compile, autograph=False)(
+        words(key), words(counter)
+    )
     assert tuple(int(word) & 0xFFFFFFFF for word in found) == expected
 
 
@@ -60,7 +62,9 @@ def test_xla_draws_the_same_rows():
     hidden = tf.random.stateless_normal([9, 6], (1, 2)) * 20
     seeds = tf.stack([tf.range(9), tf.range(9) ** 2], 1)
     expected = head.sample(hidden, seeds, top_k=7)
-    draw = tf.function(lambda: head.sample(hidden, seeds, top_k=7), jit_compile=True)
+    draw = tf.function(
+        lambda: head.sample(hidden, seeds, top_k=7), jit_compile=True, autograph=False
+    )
     np.testing.assert_array_equal(draw(), expected)
     assert len(np.unique(expected)) > 3
 

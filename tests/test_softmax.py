@@ -27,7 +27,7 @@ class Case(NamedTuple):
     binds: tuple | None  # of tables and of projections; None: no embedding to tie to
     chunk_bytes: int  # 1: chunks of 8 rows
     use_bias: bool
-    jit_compile: bool
+    jit_compile: bool | None  # None: eagerly
 
 
 def draw_cases(number):
@@ -46,7 +46,7 @@ def draw_cases(number):
         column("none", "all", "some", "some"),
         column(1, 2**26),  # chunk_bytes
         column(True, False),  # use_bias
-        column(False, True, False),  # jit_compile
+        column(False, True, None),  # jit_compile
     ):
         num_cutoffs = min(num_cutoffs, 2) if div_val == 4 else num_cutoffs
         cutoffs = sorted(random.choice(np.arange(1, vocab_size), num_cutoffs, False).tolist())
@@ -59,7 +59,7 @@ def draw_cases(number):
 # The last one has clusters of one word each, as the head and after it, and no projections.
 CASES = [
     *draw_cases(6),
-    Case(11, dict(cutoffs=(1, 2)), ([True, False, True], False), 1, True, False),
+    Case(11, dict(cutoffs=(1, 2)), ([True, False, True], False), 1, True, None),
 ]
 
 
@@ -129,7 +129,6 @@ def test_against_the_oracle(case, monkeypatch):
         assert all(o is None or (o is t) == b for o, t, b in zip(ours, theirs, bind))
     variables = {id(w): w for w in embedding.weights + head.weights}
 
-    @tf.function(jit_compile=case.jit_compile, autograph=False)
     def train(hidden, ids, targets, weights):
         def gradients(compute, **kwargs):
             with tf.GradientTape() as tape:
@@ -144,6 +143,8 @@ def test_against_the_oracle(case, monkeypatch):
             gradients(lambda states: head.nll(states, targets), output_gradients=weights),
         )
 
+    if case.jit_compile is not None:
+        train = tf.function(train, jit_compile=case.jit_compile, autograph=False)
     hidden, weights = draw()
     ids = np.random.default_rng(5).integers(0, case.vocab_size, SHAPE)
     arguments = parameters(head)
@@ -205,7 +206,7 @@ def test_probabilities():
     hidden, _ = draw()
     expected = np.exp(oracle.log_prob(hidden, *parameters(head)))
     np.testing.assert_allclose(head(hidden), expected, rtol=2e-5)
-    log_prob = tf.function(head.log_prob, jit_compile=True)(hidden)
+    log_prob = tf.function(head.log_prob, jit_compile=True, autograph=False)(hidden)
     np.testing.assert_allclose(np.exp(log_prob), expected, rtol=2e-5)
     output = head(keras.Input((None, D)))
     assert (output.shape, output.dtype) == ((None, None, V), "float32")
@@ -259,18 +260,15 @@ def test_each_tail_is_computed_for_its_own_tokens(monkeypatch):
     assert computed == [(3, 8)] * 3 + [(19, 8)] * 2 + [(7, 8)]
 
 
-def test_sizes_known_only_at_run_time():
+# AutoGraph, which test_cross_entropy.py has read the losses, takes twice the time.
+@pytest.mark.parametrize("autograph", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_sizes_known_only_at_run_time(autograph):
     """And weights made on first use, inside a function."""
     head = AdaptiveSoftmax(D, V, cutoffs=(5,), div_val=2)
-    shape = [None, None]
+    ids, floats = (tf.TensorSpec([None, None], dtype) for dtype in (tf.int32, tf.float32))
+    signature = [tf.TensorSpec([None, None, D]), ids, floats]
 
-    @tf.function(
-        input_signature=[
-            tf.TensorSpec([*shape, D]),
-            tf.TensorSpec(shape, tf.int32),
-            tf.TensorSpec(shape),
-        ]
-    )
+    @tf.function(input_signature=signature, autograph=autograph)
     def run(hidden, targets, weights):
         nll, log_prob = head.nll(hidden, targets), head.log_prob(hidden)
         assert (nll.shape.rank, log_prob.shape[-1]) == (2, V)
