@@ -17,21 +17,22 @@ pytestmark = pytest.mark.usefixtures("graphs_as_written")
 
 CONFIG = ModelConfig(
     vocab_size=23,
-    num_layers=2,
+    num_layers=1,
     model_dim=14,
     num_heads=3,
     head_dim=5,
     feed_forward_dim=11,
     cutoffs=(5,),
     div_val=2,
-    # Shared biases and few layers: these tests are about Keras, and tracing takes the time.
-    block_pattern="aaf",
+    # One of a kind: these tests are about Keras, and tracing takes the time.
+    block_pattern="af",
     memory_length=7,
     untie_position_biases=False,
     final_norm=True,
     init_stddev=0.3,
     dropout=0.0,
 )
+SHARED_BIASES = {"num_layers": 2, "block_pattern": "aaf"}
 RNG = np.random.default_rng(5)
 LENGTH = 7
 # Batches of different sizes and weights: the mean of the batches' means is not the mean.
@@ -94,7 +95,9 @@ def test_loss_is_the_weighted_sum(model, training):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{}, {"untie_position_biases": True, "tie_tables": False}])
+@pytest.mark.parametrize(
+    "changes", [SHARED_BIASES, {"untie_position_biases": True, "tie_tables": False}]
+)
 def test_every_weight_gets_a_gradient_in_training(changes):
     model = make(**changes, dropout=0.1, attention_dropout=0.1)
     tokens = np.arange(2 * 23).reshape(2, 23) % 23  # each id, so that each row of a table counts
@@ -261,7 +264,7 @@ def test_summary_counts_every_weight_once(model):
 
 
 def test_keras_file(tmp_path):
-    model = make(tie_projections="all")
+    model = make(tie_projections="all", **SHARED_BIASES)
     model.compile(keras.optimizers.Adam(1e-2), run_eagerly=True)
     model.fit(dataset(), shuffle=False, verbose=0)
     path = tmp_path / "model.keras"
@@ -294,10 +297,11 @@ def test_two_replicas_train_like_one(mirrored):
     tokens, targets, weights = (np.concatenate(parts) for parts in zip(*BATCHES[:2]))
     tokens, targets, weights = (value[:4] for value in (tokens, targets, weights))
     results = []
-    for strategy in (tf.distribute.get_strategy(), mirrored):
+    # One alone need not be traced: test_one_step_of_fit_follows_the_gradient_of_the_mean is.
+    for strategy, eagerly in ((tf.distribute.get_strategy(), True), (mirrored, False)):
         with strategy.scope():
             model = make()
-            model.compile(keras.optimizers.SGD(0.5))
+            model.compile(keras.optimizers.SGD(0.5), run_eagerly=eagerly)
         loss = model.fit(tokens, targets, sample_weight=weights, batch_size=4, verbose=0)
         results.append((loss.history["loss"][0], model.get_weights()))
     np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)

@@ -1,6 +1,6 @@
 """--mode=generate: where prompts come from, where texts end, how they are written.
 
-The model is random; what it writes is compared with `model.generate`.
+The model is random; what it writes is compared with what `model.generate` does.
 """
 
 import functools
@@ -17,7 +17,8 @@ from data_utils import ByteVocabulary, WordVocabulary
 from data_utils.detokenization import detokenized
 from modes import generation
 from transformer_xl import ModelConfig, TransformerXL
-from transformer_xl.decoding import Decoder
+from transformer_xl.decoding import Decoder, Sampling
+from transformer_xl.generate import stream
 
 TOKENS = ["<eos>", "<unk>", "the", "cat", ",", ".", "@-@", '"', "'s", "(", ")", "said", "it"]
 VOCABULARY = WordVocabulary.from_counts({t: 100 - i for i, t in enumerate(TOKENS)})
@@ -31,28 +32,41 @@ def model():
     return TransformerXL(ModelConfig(VOCABULARY.size, **settings, init_stddev=0.4))
 
 
+@functools.cache
+def made_once(*arguments):
+    """A decoder that others of the same arguments are, too: each compiles for itself."""
+    return Decoder(*arguments[:-1], **dict(arguments[-1]))
+
+
 @pytest.fixture
 def run(model, monkeypatch, capsys):
     """Runs the mode with flags; returns what it printed, and warned."""
+
+    def decoder(model, sampling, memory_length, stop_ids, *others, **named):
+        return made_once(
+            model, sampling, memory_length, tuple(stop_ids), *others, tuple(named.items())
+        )
 
     def run(*arguments, vocabulary=VOCABULARY):
         with flagsaver.flagsaver():
             absl_flags.FLAGS(["train.py", *WRITTEN, *arguments])
             trained = (flags.train_config(), model, vocabulary)
             monkeypatch.setattr(generation, "trained_model", lambda: trained)
+            monkeypatch.setattr(generation, "Decoder", decoder)
             generation.set_up()()
         return capsys.readouterr()
 
     return run
 
 
-@functools.cache  # each call traces anew, and several tests ask for the same
+@functools.cache
 def expected(model, prompt, number=0, num_tokens=40):
+    """What `model.generate` does, all at once, by programs that are compiled once."""
     ids = VOCABULARY.encode_text(prompt)
-    row = model.generate(
-        [[VOCABULARY.eos_id, *ids]], num_tokens, [(5, number)], jit_compile=False
-    ).numpy()[0]
-    return detokenized(VOCABULARY.decode([*ids, *row]))
+    decoder = made_once(model, Sampling(), None, (), False, num_tokens, ())
+    prompts, seeds = [[VOCABULARY.eos_id, *ids]], [(5, number)]
+    (rows,) = stream(decoder, prompts, num_tokens, seeds, chunk=num_tokens)
+    return detokenized(VOCABULARY.decode([*ids, *rows.numpy()[0]]))
 
 
 def test_a_text_is_written_as_it_grows(model, run, monkeypatch):

@@ -52,6 +52,16 @@ def make(head="adaptive", mask_zero=False, head_options=None, **kwargs):
     return SoftmaxModel(backbone(mask_zero), HEADS[head](**(head_options or {})), **kwargs)
 
 
+def built(head="adaptive", optimizer=None, **kwargs):
+    """With all its variables; else the first step makes them, and is traced again without that."""
+    model = make(head, **kwargs)
+    model(X)
+    if optimizer is not None:
+        model.compile(optimizer)
+        model.optimizer.build(model.trainable_variables)
+    return model
+
+
 def tied_model():
     inner = backbone()
     return SoftmaxModel(inner, HEADS["adaptive"](tied_to=inner.layers[0]))
@@ -83,7 +93,7 @@ def test_metrics_weigh_targets_also_where_lengths_differ():
 @heads
 def test_evaluate_is_a_weighted_mean_over_the_whole_epoch(head):
     """Batches of 4, 4 and 3, with very different weights."""
-    model = make(head)
+    model = built(head)
     metrics = ["accuracy", TopKAccuracy(3), TopKAccuracy(V + 5, name="all")]
     # One is compiled; the others' losses are in test_fit and test_conformance.py.
     model.compile("sgd", metrics=metrics, run_eagerly=head != "sampled")
@@ -109,8 +119,7 @@ def test_evaluate_is_a_weighted_mean_over_the_whole_epoch(head):
     ["adaptive", *(pytest.param(head, marks=pytest.mark.slow) for head in ("pytorch", "sampled"))],
 )
 def test_fit_learns_and_reports_the_exact_loss_of_validation(head):
-    model = make(head)
-    model.compile(keras.optimizers.Adam(0.05))
+    model = built(head, keras.optimizers.Adam(0.05))
     history = model.fit(
         X, Y, epochs=15, batch_size=4, validation_data=(X, Y), verbose=0, shuffle=False
     ).history
@@ -169,7 +178,7 @@ def test_nothing_counts():
 
 
 def test_predict():
-    model = make(top_k=4)
+    model = built(top_k=4)
     found = model.predict(X, batch_size=4, verbose=0)
     assert isinstance(found, TopK)
     order = np.argsort(-log_prob(model), -1, kind="stable")[..., :4]
@@ -195,8 +204,7 @@ def test_predict():
 def test_mixed_precision_learns(head, policy):
     keras.config.set_dtype_policy(policy)
     try:
-        model = make(head)
-        model.compile(keras.optimizers.Adam(0.05))
+        model = built(head, keras.optimizers.Adam(0.05))
         scaled = isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
         assert scaled == (policy == "mixed_float16")
         # The scale begins at 2**15 and the first steps that overflow are skipped.
@@ -208,8 +216,7 @@ def test_mixed_precision_learns(head, policy):
 
 
 def test_compiled_by_xla_and_several_steps_at_once():
-    plain, compiled = make(), make()
-    plain(X), compiled(X)
+    plain, compiled = built(), built()
     compiled.set_weights(plain.get_weights())
     data = tf.data.Dataset.from_tensor_slices((X, Y, W)).batch(4, drop_remainder=True).repeat(3)
     losses = []
@@ -319,7 +326,7 @@ def test_a_warning_where_ids_are_not_sorted():
 
 def test_weights_of_tokens_then_of_rows():
     """Keras then traces its step again for weights of unknown rank."""
-    model = make()
+    model = built()
     model.compile("sgd", jit_compile=False)
     model.evaluate(X, Y, sample_weight=W, verbose=0)
     loss = model.evaluate(X, Y, sample_weight=W[:, 0], verbose=0, return_dict=True)["loss"]
