@@ -40,7 +40,7 @@ def _two_stretches():
         yield
 
 
-def small_model(cutoffs=(10, 40), num_layers=2):
+def small_model(cutoffs=(10, 40), num_layers=1):
     return TransformerXL(
         ModelConfig(
             vocab_size=120,
@@ -115,18 +115,25 @@ def test_sums_are_those_of_the_distribution(batch_size, cutoffs):
     assert parts.result.tokens == len(IDS)
 
 
-def test_bands_and_positions_add_up_to_the_evaluation(monkeypatch):
+@pytest.fixture(scope="module")
+def broken_down():
+    """An evaluator, what its losses on two splits are made of, and how often that was traced."""
     traced = []
     nll_in_turn = breakdown.nll_in_turn
-    monkeypatch.setattr(
-        breakdown, "nll_in_turn", lambda *a, **k: traced.append(a) or nll_in_turn(*a, **k)
-    )
     evaluator = evaluator_of(small_model(), 4, eval_memory_length=20, eval_same_length=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            breakdown, "nll_in_turn", lambda *a, **k: traced.append(a) or nll_in_turn(*a, **k)
+        )
+        parts = break_down(evaluator, ("valid", "test"), frequency_bands(120, (10, 40)))
+    return evaluator, parts, len(traced)
+
+
+def test_bands_and_positions_add_up_to_the_evaluation(broken_down):
+    evaluator, parts, times_traced = broken_down
     whole = evaluator.result("test")
     bands = frequency_bands(120, (10, 40))
-    parts = break_down(evaluator, ("valid", "test"), bands)
-    # One step scored both.
-    assert len(traced) == 1
+    assert times_traced == 1, "one step scores both"
     assert parts["valid"].result.tokens == 60
     assert parts["valid"].result.nll == pytest.approx(evaluator.result("valid").nll, rel=1e-6)
     figures = parts["test"].figures(bands)
@@ -218,7 +225,7 @@ def test_bands_by_rank_where_there_are_no_clusters():
 def test_a_band_without_tokens_has_no_mean(tmp_path):
     global IDS
     bands = Bands(("seen", "never"), (0, 119), 120)
-    evaluator = evaluator_of(small_model(num_layers=1), 2)
+    evaluator = evaluator_of(small_model(), 2)
     kept, IDS = IDS, np.minimum(IDS, 50)
     try:
         parts = parts_of(evaluator, bands)
@@ -235,10 +242,9 @@ def test_a_band_without_tokens_has_no_mean(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["eval.png"]
 
 
-def test_tables_have_the_figures():
-    evaluator = evaluator_of(small_model(num_layers=1), 4)
+def test_tables_have_the_figures(broken_down):
     bands = frequency_bands(120, (10, 40))
-    parts = parts_of(evaluator, bands)
+    parts = broken_down[1]["test"]
     row = {"tokens": 150, "perplexity": parts.result.perplexity, **parts.figures(bands)}
     lines = breakdown_tables({"test": row}).splitlines()
     head = next(line for line in lines if line.startswith("  head"))

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import keras
 import numpy as np
@@ -60,6 +61,7 @@ def check_same(model, lengths, memory, cache, atol=1e-5, **attention):
 
 
 MIXED = (1, 4, 1, 1, 12, 3, *(1,) * 7, 2)
+ONE_LAYER = {"num_layers": 1, "block_pattern": "af"}
 
 
 @pytest.mark.parametrize(
@@ -68,12 +70,12 @@ MIXED = (1, 4, 1, 1, 12, 3, *(1,) * 7, 2)
         {},
         {"layer_norm": "pre", "final_norm": True},
         pytest.param({"memory_start": "zeros"}, marks=pytest.mark.slow),
-        {"memory_start": "zeros", "layer_norm": "pre"},
-        {"clamp_length": 3, "same_length": True},
+        {"memory_start": "zeros", "layer_norm": "pre", **ONE_LAYER},
+        {"clamp_length": 3, "same_length": True, **ONE_LAYER},
         pytest.param({"clamp_length": 3}, marks=pytest.mark.slow),
         pytest.param({"same_length": True}, marks=pytest.mark.slow),
         {"untie_position_biases": False, "block_pattern": "aaf"},
-        {"num_heads": 1, "head_dim": 6},
+        {"num_heads": 1, "head_dim": 6, **ONE_LAYER},
     ],
 )
 def test_segments_of_any_length(changes):
@@ -228,17 +230,24 @@ def test_turned_kernels_are_the_same_kernels(layer_norm):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("layer_norm", ["post", "pre"])
+SIZES = (
+    ({"model_dim": 8, "head_dim": 4, "feed_forward_dim": 12}, [(8, 24), (8, 12)]),
+    ({"model_dim": 8, "head_dim": 4, "feed_forward_dim": 6}, [(8, 24)]),
+    # With columns of zeros, so that cores share the kernel.
+    ({"model_dim": 400, "head_dim": 200, "feed_forward_dim": 12}, [(400, 1312)]),
+)
+
+
 @pytest.mark.parametrize(
-    ("sizes", "shapes"),
+    ("layer_norm", "sizes"),
     [
-        ({"model_dim": 8, "head_dim": 4, "feed_forward_dim": 12}, [(8, 24), (8, 12)]),
-        ({"model_dim": 8, "head_dim": 4, "feed_forward_dim": 6}, [(8, 24)]),
-        # With columns of zeros, so that cores share the kernel.
-        ({"model_dim": 400, "head_dim": 200, "feed_forward_dim": 12}, [(400, 1312)]),
+        *(("post", 0), ("pre", 1), ("post", 2)),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("pre", 0), ("post", 1))),
+        pytest.param("pre", 2, marks=pytest.mark.slow),
     ],
 )
-def test_kernels_for_one_row_are_the_same_kernels(layer_norm, sizes, shapes):
+def test_kernels_for_one_row_are_the_same_kernels(layer_norm, sizes):
+    sizes, shapes = SIZES[sizes]
     model = model_of(layer_norm=layer_norm, **sizes)
     kernels = kernels_for_one_row(model)
     found = [tuple(one.kernel.shape) for pair in kernels for one in pair if one]
@@ -256,9 +265,20 @@ def test_kernels_for_one_row_are_the_same_kernels(layer_norm, sizes, shapes):
 @pytest.mark.parametrize("same_length", [False, True])
 # Shorter than a segment of 4, longer than one (as in the next test, too), longer than all of them.
 @pytest.mark.parametrize(
-    "memory_length", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 6)), 30]
+    ("memory_length", "memory_start"),
+    [
+        (1, "zeros"),
+        (30, "empty"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (1, "empty"),
+                (30, "zeros"),
+                *itertools.product((3, 6), ("empty", "zeros")),
+            )
+        ),
+    ],
 )
-@pytest.mark.parametrize("memory_start", ["empty", "zeros"])
 def test_segments_read_as_one_are_a_call_for_each(memory_length, memory_start, same_length, cached):
     model = model_of(memory_start=memory_start)
     start = (model.initial_cache if cached else model.initial_memory)(BATCH, memory_length)
@@ -289,15 +309,17 @@ def test_segments_read_as_one_are_a_call_for_each(memory_length, memory_start, s
 
 
 @pytest.mark.parametrize(
-    "of_a_step",
+    "memory_length, is_cached, of_a_step",
     [
-        (1, 1),
-        pytest.param((2, 1), marks=pytest.mark.slow),
-        pytest.param((1, 2), marks=pytest.mark.slow),
-        (2, 2),
+        (10, True, (2, 2)),
+        (4, False, (1, 1)),
+        *(
+            pytest.param(*kind, of, marks=pytest.mark.slow)
+            for kind in ((10, True), (4, False))
+            for of in ((2, 1), (1, 2), (1, 1) if kind[1] else (2, 2))
+        ),
     ],
 )
-@pytest.mark.parametrize("memory_length, is_cached", [(10, True), (4, False)])
 def test_evaluation_with_a_long_memory(memory_length, is_cached, of_a_step, monkeypatch):
     monkeypatch.setattr(evaluation, "stretches", lambda *sizes: Stretches(*of_a_step))
     model = model_of()

@@ -281,7 +281,7 @@ def test_keras_file(name, tmp_path):
     assert loaded.count_params() == model.count_params()
 
 
-@layers
+@pytest.mark.parametrize("name", [*ROWS[:4], pytest.param(ROWS[4], **SLOW)])  # test_softmax_model's
 def test_saved_model(name, tmp_path):
     row = TABLE[name]
     model = as_model(row.make(), name)

@@ -60,22 +60,25 @@ def test_every_golden_file_is_there():
 @pytest.mark.parametrize(
     ("case", "jit_compile"),
     [
-        *((case, False) for case in CASES),
+        # Each is read by the same operations without tracing them, which takes most of the time.
+        *((case, None) for case in CASES if case != "div4"),
         *(
-            pytest.param(case, True, marks=() if case == "div4" else pytest.mark.slow)
+            pytest.param(case, jit_compile, marks=() if case == "div4" else pytest.mark.slow)
             for case in CASES
+            for jit_compile in (False, True)
         ),
     ],
 )
 def test_four_segments(case, jit_compile):
     arrays, model = load(case), model_of(case)
 
-    @tf.function(jit_compile=jit_compile, autograph=False)
     def step(tokens, targets, memory):
         hidden, memory = model(tokens, memory)
         nll = model.head.nll(hidden, targets)
         return hidden, nll, model.head.log_prob(hidden[:, -1]), memory
 
+    if jit_compile is not None:
+        step = tf.function(step, jit_compile=jit_compile, autograph=False)
     tokens = arrays["tokens"].astype("int32")
     memory = model.initial_memory(len(tokens))
     for segment in range(SEGMENTS):
@@ -84,7 +87,7 @@ def test_four_segments(case, jit_compile):
         hidden, nll, log_prob_last, memory = step(tf.constant(inputs), tf.constant(targets), memory)
         assert_close(hidden, arrays[f"hidden_{segment}"])
         assert_close(nll, arrays[f"nll_{segment}"])
-    assert step.experimental_get_tracing_count() == 1
+    assert jit_compile is None or step.experimental_get_tracing_count() == 1
     for n, layer in enumerate(memory.hidden):
         assert_close(layer, arrays[f"memory_{n}"])
     assert_close(log_prob_last, arrays["log_prob_last"])

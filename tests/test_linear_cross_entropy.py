@@ -194,7 +194,10 @@ def test_a_model_learns_by_it(jit_compile):
     labels = np.random.default_rng(0).integers(0, V, 256)
     features = np.random.default_rng(1).normal(size=(V, 11)).astype(np.float32)[labels]
     model = Classifier()
+    model(features)
     model.compile(keras.optimizers.Adam(0.03), jit_compile=jit_compile)
+    # Else the first step would make its variables, and be traced again without that.
+    model.optimizer.build(model.trainable_variables)
     losses = model.fit(features, labels, batch_size=32, epochs=10, verbose=0).history["nats"]
     assert losses[-1] < 0.1 * np.log(V) < losses[0]
 

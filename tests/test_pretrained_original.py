@@ -127,7 +127,7 @@ def test_tensorflow_training_checkpoints(tensorflow_weights, tmp_path):
         load_tf1(prefix, {"memory_length": 11})
 
 
-@pytest.mark.parametrize("case", PYTORCH)
+@pytest.mark.parametrize("case", [pytest.param("div4", marks=pytest.mark.slow), "div1"])
 def test_pytorch_weights_taken_away_and_added(case, tmp_path, monkeypatch):
     unpack(f"original_pytorch_{case}", tmp_path)
     weights = load_torch_file(str(tmp_path / "model.pt"))

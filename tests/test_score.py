@@ -130,7 +130,7 @@ def test_totals_equal_evaluation(split, weights, text, tmp_path, capsys):
     assert total == pytest.approx(-result["nll"] * result["tokens"], abs=1e-4)
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 100])
+@pytest.mark.parametrize("batch_size", [pytest.param(1, marks=pytest.mark.slow), 7, 100])
 def test_lines_alone_do_not_depend_on_the_others(batch_size, model, text):
     network, tokens = model
     lines = [*ids_of(text / "valid.txt", tokens), np.zeros(0, int)]

@@ -292,7 +292,8 @@ def test_a_model_that_was_not_compiled_comes_back_so(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "head", ["adaptive", pytest.param("pytorch", marks=pytest.mark.slow), "sampled"]
+    "head",
+    ["adaptive", *(pytest.param(head, marks=pytest.mark.slow) for head in ("pytorch", "sampled"))],
 )
 def test_export(head, tmp_path):
     model = make(head, top_k=3)
