@@ -139,10 +139,29 @@ def test_a_run_does_not_begin_where_it_would_write_over_others_files(name, tmp_p
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
 
 
-def test_started_again_it_goes_on(text, trained, tmp_path, monkeypatch):
-    """In a process of its own, stopped by a signal; then to the same end as without a stop."""
-    arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run"]
-    command = [sys.executable, "train.py", *arguments, "--report_every=1"]
+def stopped_here(arguments, monkeypatch, capsys):
+    """A run in this process that gets a signal with its second step's report."""
+
+    class Stopping(training.Reporter):
+        def train(self, step, **figures):
+            super().train(step, **figures)
+            if step == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    handlers = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "Reporter", Stopping)
+            code = run(*arguments)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    return code, capsys.readouterr().err
+
+
+def stopped_elsewhere(arguments, *_):
+    """The same of a process of its own."""
+    command = [sys.executable, "train.py", *arguments]
     environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2"}
     with subprocess.Popen(
         command,
@@ -158,7 +177,17 @@ def test_started_again_it_goes_on(text, trained, tmp_path, monkeypatch):
                 break
         process.stdout.read()
         errors = process.stderr.read()
-    assert process.returncode == 75, errors
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize(
+    "stopped", [stopped_here, pytest.param(stopped_elsewhere, marks=pytest.mark.slow)]
+)
+def test_started_again_it_goes_on(stopped, text, trained, tmp_path, monkeypatch, capsys):
+    """Stopped by a signal; then to the same end as without a stop."""
+    arguments = [*SMALL, f"--data_dir={text}", f"--workdir={tmp_path}/run"]
+    code, errors = stopped([*arguments, "--report_every=1"], monkeypatch, capsys)
+    assert code == 75, errors
     assert "start again to go on" in errors
     # What comes after the last step is test_a_run_leaves_what_the_readme_says'.
     monkeypatch.setattr(training, "_results", lambda *_: None)
