@@ -269,23 +269,6 @@ def test_what_lies_beside_the_saved_model(exported, weights, model):
     np.testing.assert_array_equal(again.log_prob(ids)[0], model.log_prob(ids)[0])
 
 
-def test_a_path_and_a_number_of_numpy(tmp_path, capsys):
-    """As Keras' users export a model, which is what `save_served` writes."""
-    model = TransformerXL(ModelConfig(vocab_size=9, num_layers=1, model_dim=4, num_heads=1))
-    lengths = {"clamp_length": np.int64(5), "same_length": np.bool_(True)}
-    facts = model.export(tmp_path / "served", memory_length=np.int64(3), **lengths)
-    assert f"{tmp_path}/served, with a memory of 3 tokens" in capsys.readouterr().out
-    assert json.loads(json.dumps(facts))["memory_length"] == 3
-    signatures = tf.saved_model.load(str(tmp_path / "served")).signatures
-    memory = signatures["initial_memory"](batch_size=tf.constant(2))
-    assert memory["memory_hidden"].shape == (2, 1, 3, 4)
-    ids = np.array([[1, 2, 8]], np.int32)
-    memory = signatures["initial_memory"](batch_size=tf.constant(1))
-    served = signatures["log_prob"](tokens=ids, **memory)["log_prob"]
-    expected, _ = model.log_prob(ids, model.initial_memory(1, 3), **lengths)
-    np.testing.assert_allclose(served, expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [({"format": "onnx"}, "tf_saved_model.*onnx"), ({"input_signature": []}, "input_signature")],
