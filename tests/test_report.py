@@ -11,11 +11,13 @@ import tensorflow as tf
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.test_loop import CONFIG, Run, batch, curve
+from tests.test_loop import CONFIG, Run, batch, curve, machine
 from transformer_xl import TrainConfig
 from transformer_xl.strict_json import strict_json
+from transformer_xl.training.evaluate import EvalResult
 from transformer_xl.training.memory_use import memory_use
 from transformer_xl.training.report import Reporter
+from transformer_xl.training.steps import TrainMetrics
 
 FIGURES = dict(learning_rate=1e-3, gradient_norm=0.5, tokens_per_second=100.0, seconds=2.0)
 
@@ -107,8 +109,19 @@ def test_memory_in_use_is_the_process_own():
     del held
 
 
-def test_a_report_of_segments_of_several_lengths_is_per_token(tmp_path):
+def reported(tokens, targets, weights, memory):
+    """A step that learns nothing, whose losses are its targets; they are in two clusters."""
+    del tokens, weights
+    shares = [np.mean(targets < 19), np.mean(targets >= 19)]
+    sums = [[np.sum(targets[at]) / targets.size for at in (targets < 19, targets >= 19)], shares]
+    figures = [tf.constant(one, tf.float32) for one in (targets.mean(), 0.5, 1e-3, 1)]
+    counts = [tf.constant(0)] * 2
+    return memory, TrainMetrics(*figures, *counts, tf.constant(np.transpose(sums), tf.float32))
+
+
+def test_a_report_of_segments_of_several_lengths_is_per_token(tmp_path, monkeypatch):
     """The sum over all tokens, divided once; not the mean of the means of short and long steps."""
+    monkeypatch.setattr(machine(), "train_step", reported)
     lengths = (5, 2, 2, 5, 2)
 
     def shortened(step):
@@ -118,7 +131,7 @@ def test_a_report_of_segments_of_several_lengths_is_per_token(tmp_path):
     for every in (1, 5):
         (tmp_path / str(every)).mkdir()
         config = TrainConfig(**{**CONFIG.__dict__, "max_steps": 5, "report_every": every})
-        Run(tmp_path / str(every), config, batch=shortened)
+        Run(tmp_path / str(every), config, batch=shortened, evaluate=lambda: EvalResult(1.0, 9))
         reports[every] = [r for r in curve(tmp_path / str(every)) if r["split"] == "train"]
     (together,) = reports[5]
     assert together["loss"] == pytest.approx(
