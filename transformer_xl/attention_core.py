@@ -8,7 +8,10 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from transformer_xl.positions import relative_shift, relative_unshift
+from transformer_xl.shapes import shape_of
 from transformer_xl.waiting import zero_after
+
+_CENTRED = 32  # keys whose mean stands for what all share
 
 
 class Sources(NamedTuple):
@@ -113,7 +116,7 @@ def _slopes(sources: Sources, known, upstream, visible, drop):
         weights_BHLS, context_BLHK = known
         if weights_BHLS is None:
             weights_BHLS, _ = _context(sources, visible, drop)
-        slopes = _of_sources(sources, weights_BHLS, context_BLHK, upstream, drop, zero)
+        slopes = _of_sources(sources, weights_BHLS, context_BLHK, upstream, visible, drop, zero)
 
         def gradient(*upstreams):
             arguments = (upstream, *tensors)
@@ -121,7 +124,7 @@ def _slopes(sources: Sources, known, upstream, visible, drop):
                 tape.watch(arguments)
                 sources = Sources(*tensors)
                 context = _context(sources, visible, drop)
-                again = _of_sources(sources, *context, upstream, drop, zero)
+                again = _of_sources(sources, *context, upstream, visible, drop, zero)
             return tape.gradient(again, arguments, output_gradients=upstreams)
 
         return slopes, gradient
@@ -129,7 +132,7 @@ def _slopes(sources: Sources, known, upstream, visible, drop):
     return fast(upstream, *sources)
 
 
-def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, drop, zero):
+def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, visible, drop, zero):
     dtype = upstream_BLHK.dtype
     wide = tf.float32 if dtype.size == 2 else dtype
     shared_BLHK = tf.cast(upstream_BLHK, wide) * tf.cast(context_BLHK, wide)
@@ -153,8 +156,8 @@ def _of_sources(sources: Sources, weights_BHLS, context_BLHK, upstream_BLHK, dro
     to_distance = tf.matmul(to_distances, position, transpose_a=True)
     if sources.distance.shape.rank == 3:
         to_distance = tf.reduce_sum(to_distance, 0)
-    to_content = tf.matmul(to_scores, _centred(sources.key, zero))
-    to_position = tf.matmul(to_distances, _centred(sources.distance, zero))
+    to_content = tf.matmul(to_scores, _centred(sources.key, visible, zero))
+    to_position = tf.matmul(to_distances, _centred(sources.distance, visible, zero))
     return Sources(
         query=to_content + to_position,
         content_bias=_over_queries(to_content),
@@ -171,12 +174,20 @@ def _over_queries(slopes_BHLK):
     return tf.reduce_sum(tf.reduce_sum(slopes_BHLK, 2, keepdims=True), 0)
 
 
-def _centred(keys, zero):
+def _centred(keys, visible, zero):
     """Keys less what they share, about, which adds nothing: a query's slopes add up to 0.
 
     What rounding leaves of that sum would be multiplied by it. The mean of some keys will do, and
-    is made in less time.
+    is made in less time. In 16 bits those count that the last query sees: where memory is empty,
+    the others' mean is another. Its row of scores has distances and keys in the same order.
     """
-    some = keys[..., -32:, :]
-    wide = tf.cast(some, tf.float32) if keys.dtype.size == 2 else some
-    return keys - (tf.cast(tf.reduce_mean(wide, -2, keepdims=True), keys.dtype) + zero)
+    some = keys[..., -_CENTRED:, :]
+    if keys.dtype.size == 2:
+        seen = tf.cast(visible[..., -1, -_CENTRED:, None], keys.dtype) + zero
+        seen = tf.cast(seen, tf.float32) + tf.zeros_like(some[..., :1], tf.float32)
+        if keys.shape.rank == 3:  # one for all rows of the batch, which may see others
+            seen = tf.reshape(seen, [-1, *shape_of(seen)[-3:]])
+            seen = tf.reduce_sum(seen, 0)
+        total = tf.reduce_sum(tf.cast(some, tf.float32) * seen, -2, keepdims=True)
+        return keys - tf.cast(total / tf.reduce_sum(seen, -2, keepdims=True), keys.dtype)
+    return keys - (tf.reduce_mean(some, -2, keepdims=True) + zero)
