@@ -36,6 +36,8 @@ CONFIG = ModelConfig(
 )
 BATCH = 3
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
+
 
 @functools.cache  # no test changes its weights
 def model_of(**changes):
@@ -69,11 +71,11 @@ ONE_LAYER = {"num_layers": 1, "block_pattern": "af"}
     [
         {},
         {"layer_norm": "pre", "final_norm": True},
-        pytest.param({"memory_start": "zeros"}, marks=pytest.mark.slow),
+        slow({"memory_start": "zeros"}),
         {"memory_start": "zeros", "layer_norm": "pre", **ONE_LAYER},
         {"clamp_length": 3, "same_length": True, **ONE_LAYER},
-        pytest.param({"clamp_length": 3}, marks=pytest.mark.slow),
-        pytest.param({"same_length": True}, marks=pytest.mark.slow),
+        slow({"clamp_length": 3}),
+        slow({"same_length": True}),
         {"untie_position_biases": False, "block_pattern": "aaf"},
         {"num_heads": 1, "head_dim": 6, **ONE_LAYER},
     ],
@@ -85,7 +87,7 @@ def test_segments_of_any_length(changes):
 
 @pytest.mark.parametrize(
     "memory_length, segment_length",
-    [(0, 1), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 4), (9, 1))), (9, 20)],
+    [(0, 1), *(slow(*case) for case in ((1, 4), (9, 1))), (9, 20)],
 )
 def test_other_lengths_than_the_configuration(memory_length, segment_length):
     model = model_of()
@@ -125,7 +127,10 @@ def test_in_bfloat16():
     check_same(model, MIXED, model.initial_memory(BATCH), cache, atol=0.07)
 
 
-@pytest.mark.parametrize("jit_compile, outside_xla", [(False, False), (False, True), (True, False)])
+# Rows are written in the same way in a graph and in XLA.
+@pytest.mark.parametrize(
+    "jit_compile, outside_xla", [slow(False, False), (False, True), (True, False)]
+)
 def test_in_a_compiled_loop(jit_compile, outside_xla):
     model = model_of()
     (tokens,) = segments((17,))
@@ -149,8 +154,10 @@ def test_in_a_compiled_loop(jit_compile, outside_xla):
     np.testing.assert_array_equal(cache.valid, memory.valid)
 
 
-@pytest.mark.parametrize("start", ["empty", "zeros"])
-@pytest.mark.parametrize("layer_norm", ["post", "pre"])
+@pytest.mark.parametrize(
+    ("layer_norm", "start"),
+    [("post", "empty"), ("pre", "zeros"), slow("post", "zeros"), slow("pre", "empty")],
+)
 def test_rows_of_different_lengths(start, layer_norm):
     model = model_of(memory_start=start, layer_norm=layer_norm)
     lengths = (1, 8, 3)
@@ -175,10 +182,7 @@ def test_rows_of_different_lengths(start, layer_norm):
     [
         ((4,), False),
         ((2, 1, 1), True),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (((4,), True), ((2, 1, 1), False), ((1, 1, 1), False), ((1, 1, 1), True))
-        ),
+        *(slow((4,), True), slow((2, 1, 1), False), slow((1, 1, 1), False), slow((1, 1, 1), True)),
     ],
 )
 def test_a_lengthened_cache_goes_on_as_one_that_was_long_from_the_start(read, same_length):
@@ -240,11 +244,7 @@ SIZES = (
 
 @pytest.mark.parametrize(
     ("layer_norm", "sizes"),
-    [
-        *(("post", 0), ("pre", 1), ("post", 2)),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("pre", 0), ("post", 1))),
-        pytest.param("pre", 2, marks=pytest.mark.slow),
-    ],
+    [("post", 0), ("pre", 1), ("post", 2), slow("pre", 0), slow("post", 1), slow("pre", 2)],
 )
 def test_kernels_for_one_row_are_the_same_kernels(layer_norm, sizes):
     sizes, shapes = SIZES[sizes]
@@ -270,7 +270,7 @@ def test_kernels_for_one_row_are_the_same_kernels(layer_norm, sizes):
         (1, "zeros"),
         (30, "empty"),
         *(
-            pytest.param(*case, marks=pytest.mark.slow)
+            slow(*case)
             for case in (
                 (1, "empty"),
                 (30, "zeros"),
@@ -314,7 +314,7 @@ def test_segments_read_as_one_are_a_call_for_each(memory_length, memory_start, s
         (10, True, (2, 2)),
         (4, False, (1, 1)),
         *(
-            pytest.param(*kind, of, marks=pytest.mark.slow)
+            slow(*kind, of)
             for kind in ((10, True), (4, False))
             for of in ((2, 1), (1, 2), (1, 1) if kind[1] else (2, 2))
         ),

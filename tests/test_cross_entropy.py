@@ -108,7 +108,8 @@ def test_compiled_calls(jit_compile):
         check(chosen, data, order[start : start + count])
 
 
-@pytest.mark.parametrize("chunk_rows", [8, None])
+# test_softmax.py has chunks of a size of their own.
+@pytest.mark.parametrize("chunk_rows", [8, pytest.param(None, marks=pytest.mark.slow)])
 def test_a_number_of_rows_known_only_at_run_time(chunk_rows):
     row, scalar = tf.TensorSpec([None], tf.int32), tf.TensorSpec([], tf.int32)
     matrices = [tf.TensorSpec([None, E]), tf.TensorSpec([V, E]), tf.TensorSpec([V])]

@@ -133,14 +133,20 @@ def kept_of_hidden(graph, forward, backward):
     return sum(origin(tensor) is hidden for tensor in kept)
 
 
-@pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
+PATTERNS = [
+    # Of a feed-forward block's input there is what a norm made; attention's is remembered.
+    ({"block_pattern": "affaaf"}, [True, False, False, True, True, False]),
+    ({"block_pattern": "fa"}, [True, True]),  # no norm made the first one's
+    ({"block_pattern": "af", "layer_norm": "pre"}, None),
+]
+
+
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("changes", "expected", "dtype"),
     [
-        # Of a feed-forward block's input there is what a norm made; attention's is remembered.
-        ({"block_pattern": "affaaf"}, [True, False, False, True, True, False]),
-        ({"block_pattern": "fa"}, [True, True]),  # no norm made the first one's
-        ({"block_pattern": "af", "layer_norm": "pre"}, None),
+        *((*case, None) for case in PATTERNS),
+        (*PATTERNS[0], "mixed_bfloat16"),
+        *(pytest.param(*case, "mixed_bfloat16", marks=pytest.mark.slow) for case in PATTERNS[1:]),
     ],
 )
 def test_what_feed_forward_blocks_read_is_made_again(changes, expected, dtype):

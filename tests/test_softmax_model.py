@@ -325,6 +325,7 @@ def test_a_warning_where_ids_are_not_sorted():
         sorted_model.fit(x, np.zeros_like(y), verbose=0)
 
 
+@pytest.mark.slow  # as test_fit.py's, of another model
 def test_weights_of_tokens_then_of_rows():
     """Keras then traces its step again for weights of unknown rank."""
     model = built()

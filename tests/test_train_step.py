@@ -14,7 +14,7 @@ from transformer_xl.training.train_state import TrainState
 B, L, V = 6, 5, 37
 
 
-def tiny(dropout=0.0, num_layers=2, **kwargs):
+def tiny(dropout=0.0, num_layers=1, **kwargs):
     config = ModelConfig(
         V,
         num_layers=num_layers,
