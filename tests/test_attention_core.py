@@ -150,6 +150,31 @@ def test_16_bits_behind_an_empty_memory(dtype, unit, rank):
     assert np.all(off <= 5 * unit)
 
 
+@pytest.mark.parametrize("rank", [3, 4], ids=["distances", "distances of each row"])
+def test_rows_that_end_in_padding_in_16_bits(rank):
+    """Where the last query sees none of the keys whose mean is taken."""
+    rng = np.random.default_rng(rank)
+    length, keys = 40, 50
+    distances = (H, keys, K) if rank == 3 else (B, H, keys, K)
+    shapes = [(B, H, length, K), (H, 1, K), (H, 1, K), (B, H, keys, K), distances, (B, H, keys, K)]
+    drawn = [rng.normal(size=shape) for shape in shapes]
+    sources = [tf.cast(one, "bfloat16") for one in (*(q * 0.1 for q in drawn[:3]), *drawn[3:])]
+    visible = np.arange(keys) <= np.arange(length)[:, None] + keys - length
+    visible = np.repeat(visible[None, None], B, 0)
+    visible[1, ..., 12:] = False
+    along = tf.cast(rng.normal(size=(B, length, H, K)), "bfloat16")
+
+    def slopes(dtype):
+        given = [tf.cast(one, dtype) for one in sources]
+        with tf.GradientTape() as tape:
+            tape.watch(given)
+            values = attend(Sources(*given), visible)
+        return tape.gradient(values, given, output_gradients=tf.cast(along, dtype))
+
+    unit = 2.0**-8 * (2 if products_cut_off("bfloat16") else 1)
+    assert max(_off(slopes("bfloat16"), slopes("float64"))) <= 3 * unit  # as of whole rows
+
+
 def products_cut_off(dtype):
     """Whether products do not round: TensorFlow's of bfloat16 where the CPU has none of its own."""
     step = np.spacing(tf.ones((), dtype).numpy()).astype("float64")

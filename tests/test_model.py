@@ -263,7 +263,7 @@ def test_xla_and_graph_equal_eager(model):
 
 
 def test_unknown_batch_size_and_length():
-    model = make(num_layers=1, block_pattern=None)  # more would be traced in the same way
+    model = make(num_layers=1, block_pattern=None)
     signature = [tf.TensorSpec([None, None], tf.int32)]
 
     @tf.function(input_signature=signature, autograph=False)

@@ -87,8 +87,14 @@ def test_what_is_not_finite_is_null_in_files_and_a_gap_in_the_plot(tmp_path):
     assert (first["loss"], first["perplexity"], second["loss"]) == (None, None, 2.5)
     again = reporter(tmp_path, step=4)
     again.draw()
+    again.train(6, loss=3.0, **FIGURES)
+    again.train(8, loss=math.nan, **FIGURES)
+    assert again.losses() == [3.0]
     again.close()
-    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 2
+    once_more = reporter(tmp_path, step=8)
+    once_more.close()
+    assert once_more.losses() == [3.0]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -152,7 +152,7 @@ def test_a_cache_is_not_read_by_another_call(of_block):
 def test_a_cache_is_not_read_by_another_kind_of_block():
     model = TransformerXL(ModelConfig(11, num_layers=1, model_dim=4, num_heads=1))
     model.blocks[1] = keras.layers.Identity(name="mine")
-    with pytest.raises(ValueError, match="Received: a Identity, mine, among the blocks. Read with"):
+    with pytest.raises(ValueError, match="Received: mine, of class Identity. Read with a Mem"):
         model.initial_cache(1)
 
 

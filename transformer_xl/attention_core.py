@@ -189,5 +189,7 @@ def _centred(keys, visible, zero):
             seen = tf.reshape(seen, [-1, *shape_of(seen)[-3:]])
             seen = tf.reduce_sum(seen, 0)
         total = tf.reduce_sum(tf.cast(some, tf.float32) * seen, -2, keepdims=True)
-        return keys - tf.cast(total / tf.reduce_sum(seen, -2, keepdims=True), keys.dtype)
+        # 0 where none of them is seen, as of a row that ends in padding.
+        mean = tf.math.divide_no_nan(total, tf.reduce_sum(seen, -2, keepdims=True))
+        return keys - tf.cast(mean, keys.dtype)
     return keys - (tf.reduce_mean(some, -2, keepdims=True) + zero)

@@ -89,9 +89,9 @@ def _check_layers(model):
     for block in model.blocks:
         if not isinstance(block, DecoderBlock):
             raise ValueError(
-                "A Cache is read by what DecoderBlock does. Received: a "
-                f"{type(block).__name__}, {block.name}, among the blocks. Read with a Memory, by "
-                "calls of the model."
+                "Blocks must be DecoderBlocks to be read with a Cache. Received: "
+                f"{block.name}, of class {type(block).__name__}. Read with a Memory, by calls of "
+                "the model."
             )
         for layer, kind in ((block, DecoderBlock), (block.inner, RelativeAttention)):
             own = type(layer).call is not kind.call or "call" in vars(layer)

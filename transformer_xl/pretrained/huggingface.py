@@ -118,7 +118,7 @@ def config_to_huggingface(config: ModelConfig, eos_id: int = 0) -> dict:
     all_or_none = config.div_val > 1 or config.embedding_dim != config.model_dim
     has = projected(widths, config.model_dim, config.force_projection, config.div_val)
     for name, value, needed in (
-        ("a whole number, like div_val", config.div_val, round(config.div_val)),
+        ("a whole div_val, like div_val", config.div_val, round(config.div_val)),
         ("block_pattern", config.block_pattern, "af" * config.num_layers),
         ("final_norm", config.final_norm, False),
         ("projections in each cluster", has, (all_or_none,) * clusters.num_clusters),

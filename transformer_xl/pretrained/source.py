@@ -62,6 +62,7 @@ def load_from(path: str, given: Mapping, **arguments) -> tuple[TransformerXL, li
         if record is not None:
             model = TransformerXL(record.model, **arguments)
             Checkpoints(os.path.join(path, "checkpoints"), model).restore_best()
+            _check_finite(model, path)
             return _adapted(model, None, given, path, arguments)
     elif os.path.exists(f"{path}.index"):
         return load_tf1(path, given, **arguments)
@@ -92,14 +93,18 @@ def _load_keras(path: str, arguments: Mapping) -> TransformerXL:
             f"{path} must hold a TransformerXL. Received: a {type(saved).__name__}. Save the "
             "TransformerXL that is in it by itself."
         )
-    broken = [weight.path for weight in saved.weights if not is_finite(weight.numpy())]
+    _check_finite(saved, path)
+    # Not the saved one, which has the data type that it was saved with.
+    return _with_weights_of(saved, TransformerXL(saved.config, **arguments))
+
+
+def _check_finite(model: keras.Model, path: str):
+    broken = [weight.path for weight in model.weights if not is_finite(weight.numpy())]
     if broken:
         raise ValueError(
             f"The weights in {path} must be finite. Received numbers that are not in: "
-            f"{', '.join(broken)}."
+            f"{', '.join(broken)}. Take weights from before they diverged."
         )
-    # Not the saved one, which has the data type that it was saved with.
-    return _with_weights_of(saved, TransformerXL(saved.config, **arguments))
 
 
 def _adapted(model, tokens, given, path, arguments):

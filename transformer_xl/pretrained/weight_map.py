@@ -149,13 +149,17 @@ def fill(
             ("It lacks", missing),
             ("The model has no place for", sorted(left)),
             ("Of another shape or kind", unfit),
-            ("With numbers that are not finite", not_finite),
             ("Tied in the configuration, but not equal", differing),
         )
         if names
     ]
     if problems:
         raise ValueError(f"The weights in {where} do not fit the model. {' '.join(problems)}")
+    if not_finite:
+        raise ValueError(
+            f"The weights in {where} must be finite. Received numbers that are not in: "
+            f"{', '.join(not_finite)}. Take weights from before they diverged."
+        )
     for entry, array in chosen:
         for variable, value in zip(entry.variables, entry.values(array)):
             variable.assign(np.asarray(value, np.float32))

@@ -105,8 +105,9 @@ class Reporter:
         self._step_done = step
 
     def losses(self) -> list[float]:
-        """Those of the training reports so far."""
-        return [r["loss"] for r in self.records if r["split"] == "train"]
+        """Those of the training reports so far that are finite; null in a file is none."""
+        losses = (r["loss"] for r in self.records if r["split"] == "train")
+        return [loss for loss in losses if loss is not None and math.isfinite(loss)]
 
     def train_seconds(self) -> float:
         """The time of all training steps, without evaluations and checkpoints."""
