@@ -15,6 +15,7 @@ B, L, V = 6, 5, 37
 
 
 def tiny(dropout=0.0, num_layers=1, **kwargs):
+    """A model of one layer, unless a test is about several: more are computed in the same way."""
     config = ModelConfig(
         V,
         num_layers=num_layers,
@@ -48,7 +49,7 @@ def batch(seed=0):
     ],
 )
 def test_gradients_of_parts_are_those_of_the_batch(parts, jit_compile):
-    model = tiny(num_layers=1)  # of others there would be more to compile, in the same way
+    model = tiny()
     _, memory = model(batch(1)[0])  # each row remembers something of its own
     tokens, targets, weights = batch()
     shares = weights / weights.sum()
@@ -104,7 +105,7 @@ def test_a_step_without_a_finite_loss_changes_nothing_but_counts(jit_compile):
 
 
 def test_rows_of_memory_that_are_not_finite_are_forgotten():
-    model = tiny()
+    model = tiny(num_layers=2)  # one of them is not finite
     step = make_train_step(model, Adam(0.01))
     _, memory = model(batch(1)[0])
     layer = memory.hidden[0].numpy()
