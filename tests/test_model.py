@@ -264,9 +264,8 @@ def test_xla_and_graph_equal_eager(model):
 
 def test_unknown_batch_size_and_length():
     model = make(num_layers=1, block_pattern=None)
-    signature = [tf.TensorSpec([None, None], tf.int32)]
 
-    @tf.function(input_signature=signature, autograph=False)
+    @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)], autograph=False)
     def run(tokens):
         hidden, memory = model(tokens)
         assert hidden.shape.as_list() == [None, None, 14]
