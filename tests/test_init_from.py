@@ -16,8 +16,10 @@ from data_utils import GivenVocabulary, WordVocabulary, load_vocabulary, open_pr
 from modes.run_inputs import given_weights
 from tests.conftest import evaluation_steps_of
 from tests.golden_files import unpack
-from transformer_xl import TrainConfig
+from transformer_xl import ModelConfig, TrainConfig, TransformerXL
 from transformer_xl.pretrained import load_from, load_huggingface
+from transformer_xl.training.checkpoints import Checkpoints
+from transformer_xl.training.workdir import RunRecord
 
 COMMON = [
     "--corpus=text",
@@ -272,6 +274,17 @@ def test_keras_files_that_will_not_do(exported):
     keras.Sequential([keras.Input([2]), keras.layers.Dense(1)]).save(exported)
     with pytest.raises(ValueError, match="must hold a TransformerXL. Received: a Sequential"):
         given(exported)
+
+
+def test_a_run_whose_weights_are_not_finite(tmp_path):
+    config = ModelConfig(11, num_layers=1, model_dim=4, num_heads=1)
+    RunRecord(config, TrainConfig(), {}).write(str(tmp_path))
+    model = TransformerXL(config)
+    broken = model.trainable_variables[0]
+    broken.assign(np.full(broken.shape, np.inf))
+    Checkpoints(str(tmp_path / "checkpoints"), model).save_best(1, 2.0)
+    with pytest.raises(ValueError, match=f"must be finite. Received .* in: {broken.path}. Take"):
+        load_from(str(tmp_path), {})
 
 
 def test_results_do_not_go_into_a_run(trained, text, weights, capsys):

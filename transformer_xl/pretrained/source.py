@@ -13,7 +13,7 @@ from transformer_xl.pretrained.huggingface import is_huggingface, load_huggingfa
 from transformer_xl.pretrained.original_pytorch import load_pytorch
 from transformer_xl.pretrained.original_tensorflow import load_tf1
 from transformer_xl.pretrained.vocabulary_files import load_tokens_beside
-from transformer_xl.pretrained.weight_map import is_finite
+from transformer_xl.pretrained.weight_map import check_finite
 from transformer_xl.training.checkpoints import Checkpoints
 from transformer_xl.training.workdir import read_record
 
@@ -62,7 +62,7 @@ def load_from(path: str, given: Mapping, **arguments) -> tuple[TransformerXL, li
         if record is not None:
             model = TransformerXL(record.model, **arguments)
             Checkpoints(os.path.join(path, "checkpoints"), model).restore_best()
-            _check_finite(model, path)
+            check_finite(_by_path(model), path)
             return _adapted(model, None, given, path, arguments)
     elif os.path.exists(f"{path}.index"):
         return load_tf1(path, given, **arguments)
@@ -93,18 +93,13 @@ def _load_keras(path: str, arguments: Mapping) -> TransformerXL:
             f"{path} must hold a TransformerXL. Received: a {type(saved).__name__}. Save the "
             "TransformerXL that is in it by itself."
         )
-    _check_finite(saved, path)
+    check_finite(_by_path(saved), path)
     # Not the saved one, which has the data type that it was saved with.
     return _with_weights_of(saved, TransformerXL(saved.config, **arguments))
 
 
-def _check_finite(model: keras.Model, path: str):
-    broken = [weight.path for weight in model.weights if not is_finite(weight.numpy())]
-    if broken:
-        raise ValueError(
-            f"The weights in {path} must be finite. Received numbers that are not in: "
-            f"{', '.join(broken)}. Take weights from before they diverged."
-        )
+def _by_path(model: keras.Model) -> dict:
+    return {weight.path: weight.numpy() for weight in model.weights}
 
 
 def _adapted(model, tokens, given, path, arguments):

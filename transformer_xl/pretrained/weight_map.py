@@ -128,7 +128,7 @@ def fill(
         differ where they are tied; all of them are named.
     """
     left = dict(arrays)
-    missing, unfit, not_finite, differing, chosen = [], [], [], [], []
+    missing, unfit, differing, chosen = [], [], [], []
     for entry in entries:
         found = {name: left.pop(name) for name in entry.names if name in left}
         if not found or copies:
@@ -136,8 +136,6 @@ def fill(
         for name, array in found.items():
             if tuple(array.shape) != entry.shape or not _is_real(array):
                 unfit.append(f"{name} is {_described(array)}, must be {entry.shape}")
-            elif not is_finite(array):
-                not_finite.append(name)
         first, *others = found.items() if found else [(None, None)]
         for name, array in others:
             if array.shape == first[1].shape and not np.array_equal(array, first[1]):
@@ -155,11 +153,7 @@ def fill(
     ]
     if problems:
         raise ValueError(f"The weights in {where} do not fit the model. {' '.join(problems)}")
-    if not_finite:
-        raise ValueError(
-            f"The weights in {where} must be finite. Received numbers that are not in: "
-            f"{', '.join(not_finite)}. Take weights from before they diverged."
-        )
+    check_finite(arrays, where)
     for entry, array in chosen:
         for variable, value in zip(entry.variables, entry.values(array)):
             variable.assign(np.asarray(value, np.float32))
@@ -181,11 +175,28 @@ def collect(entries: Iterable[Entry]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def is_finite(array) -> bool:
-    """Whether there is no NaN and no infinity among real numbers, as float32 has them."""
+def check_finite(arrays: Mapping[str, np.ndarray], where: str):
+    """Refuses weights with a NaN or an infinity, by name.
+
+    Args:
+      arrays: of numbers, by name.
+      where: the checkpoint, for the message.
+
+    Raises:
+      ValueError: if there are some, as float32 has them.
+    """
     # An overflow is what is looked for: float64 may hold what float32 cannot.
     with np.errstate(over="ignore"):
-        return bool(np.isfinite(np.asarray(array, np.float32)).all())
+        broken = [
+            name
+            for name, array in arrays.items()
+            if not np.isfinite(np.asarray(array, np.float32)).all()
+        ]
+    if broken:
+        raise ValueError(
+            f"The weights in {where} must be finite. Received numbers that are not in: "
+            f"{', '.join(broken)}. Take weights from before they diverged."
+        )
 
 
 def _is_real(array) -> bool:
