@@ -14,6 +14,7 @@ from transformer_xl.config import evaluation_lengths
 from transformer_xl.score import make_score_step, score_alone, score_in_context
 from transformer_xl.strict_json import strict_json
 from transformer_xl.training.devices import compiles_with_xla
+from transformer_xl.training.evaluate import perplexity_of
 
 STANDARD_INPUT = "-"
 TSV_HEADER = "line\tplace\ttoken\tlog_prob\tunknown"
@@ -156,7 +157,7 @@ class LineScorer:
 
     def summary(self) -> str:
         """What all lines together came to."""
-        perplexity = math.exp(min(-self.log_prob / self.num_tokens, 700.0))
+        perplexity = perplexity_of(-self.log_prob / self.num_tokens)
         return (
             f"{self.num_lines:,} lines, {self.num_tokens:,} tokens, {self.num_unknown:,} of them "
             f"unknown; log-probability {self.log_prob:.4f}, perplexity {perplexity:,.2f}"

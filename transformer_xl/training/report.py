@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from transformer_xl.strict_json import strict_json
+from transformer_xl.training.evaluate import perplexity_of
 from transformer_xl.training.memory_use import memory_use
 from transformer_xl.training.workdir import write_atomically
 
@@ -71,7 +72,7 @@ class Reporter:
         )
         self._spent += seconds
         self._steps_timed += step - self._step_done
-        perplexity = _perplexity(loss)
+        perplexity = perplexity_of(loss)
         if self._bar is not None:
             self._bar.update(step - self._step_done)
             self._bar.set_postfix_str(
@@ -91,7 +92,7 @@ class Reporter:
         """Reports an evaluation on the validation split."""
         self._write(step, "valid", loss)
         self.say(
-            f"step {step:,}: validation loss {loss:.4f}, perplexity {_perplexity(loss):,.2f}"
+            f"step {step:,}: validation loss {loss:.4f}, perplexity {perplexity_of(loss):,.2f}"
             f"{', the best so far' if is_best else ''} ({_duration(seconds)})"
         )
         self.draw()
@@ -158,7 +159,7 @@ class Reporter:
             "step": step,
             "split": split,
             "loss": loss,
-            "perplexity": _perplexity(loss),
+            "perplexity": perplexity_of(loss),
             **more,
             "time": time.time(),
         }
@@ -200,10 +201,6 @@ def results_table(results: dict) -> str:
             )
         )
     return "\n".join(["", *lines])
-
-
-def _perplexity(loss: float) -> float:
-    return math.exp(min(loss, 700.0))
 
 
 def _duration(seconds: float) -> str:
