@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from .dense_tensors import as_tensor
 from .metrics import Perplexity, metric_from
+from .rows import each_row_once
 
 
 class Offered:
@@ -22,7 +23,8 @@ class HeadTraining:
 
     Loss and perplexity are that mean over the whole epoch, not the mean of the batches' means.
     Under a `tf.distribute` strategy the replicas' sums are added up before the division, so that
-    gradients do not depend on how a batch is split.
+    gradients do not depend on how a batch is split. An optimizer's `clipnorm`, `clipvalue` and
+    `global_clipnorm` do: Keras applies them to each replica's part.
 
     A subclass has `summed_loss` and, if it offers metrics, `likeliest`.
     """
@@ -119,6 +121,7 @@ class HeadTraining:
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(scaled, [variable.value for variable in variables])
+        gradients = [_to_apply(gradient, replicas) for gradient in gradients]
         self.optimizer.apply(gradients, variables)
         return self._report(summed, weights, total, y, hidden)
 
@@ -137,6 +140,17 @@ class HeadTraining:
             for metric in self._offered.metrics:
                 metric.update_state(y, ids, sample_weight=weights)
         return {metric.name: metric.result() for metric in self.metrics}
+
+
+def _to_apply(gradient, replicas):
+    """The gradient as an optimizer of Keras that squares it needs it.
+
+    Keras squares each of the rows of `tf.IndexedSlices` alone, also where they are one row of the
+    table's. Of several replicas it puts the lists one behind the other: dense ones it adds up.
+    """
+    if not isinstance(gradient, tf.IndexedSlices):
+        return gradient
+    return tf.convert_to_tensor(gradient) if replicas > 1 else each_row_once(gradient)
 
 
 _NOT_OURS = ("loss", "loss_weights", "weighted_metrics")

@@ -26,20 +26,35 @@ def rows_of(table, ids):
     @tf.custom_gradient
     def gather(table):
         def gradient(upstream):
-            flat = tf.reshape(ids, [-1])
             values = tf.reshape(upstream, [-1, *table.shape[1:]])
-            order = tf.argsort(flat)
-            rising = tf.gather(flat, order)
-            new = tf.cast(rising[1:] != rising[:-1], tf.int32)
-            # The number of different ids before: tokens of one id share it.
-            group = tf.concat([tf.zeros_like(rising[:1]), tf.cumsum(new)], 0)
-            sums = tf.math.unsorted_segment_sum(tf.gather(values, order), group, tf.shape(flat)[0])
-            of_group = tf.math.unsorted_segment_max(rising, group, tf.shape(flat)[0])
-            return tf.IndexedSlices(sums, tf.maximum(of_group, 0), tf.shape(table))
+            return each_row_once(tf.IndexedSlices(values, tf.reshape(ids, [-1]), tf.shape(table)))
 
         return tf.gather(table, ids), gradient
 
     return gather(table)
+
+
+def each_row_once(slices):
+    """The same sum of rows, in which no row of the table has more than one that is not 0.
+
+    The gradient of a table that is looked at twice, or by a plain gather, has several rows of one
+    id. Keras' optimizers square them one by one, and clip by the norm of them all.
+
+    Args:
+      slices: `tf.IndexedSlices` of N rows, indices from 0 to V - 1.
+
+    Returns:
+      `tf.IndexedSlices` of N rows, indices int32 or int64 as they were: sums and rows of zeros.
+    """
+    order = tf.argsort(slices.indices)
+    rising = tf.gather(slices.indices, order)
+    new = tf.cast(rising[1:] != rising[:-1], tf.int32)
+    # The number of different ids before: rows of one id share it.
+    group = tf.concat([tf.zeros_like(order[:1]), tf.cumsum(new)], 0)
+    count = tf.shape(slices.indices)[0]
+    sums = tf.math.unsorted_segment_sum(tf.gather(slices.values, order), group, count)
+    of_group = tf.math.unsorted_segment_max(rising, group, count)
+    return tf.IndexedSlices(sums, tf.maximum(of_group, 0), slices.dense_shape)
 
 
 def add_rows(table, ids, values, outside_xla: bool):
