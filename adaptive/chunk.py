@@ -33,7 +33,7 @@ class Sources(NamedTuple):
     columns: Columns | None
 
 
-def chunk(inputs, table, bias, columns, targets, weights, smoothing):
+def chunk(inputs, table, bias, columns, targets, weights, smoothing, table_goes=False):
     """Losses and, with weights, what they add to the gradients of `sum(weights * nll)`.
 
     The slope of a row's loss along its logits is `weight * (mass * softmax - label)`, where the
@@ -46,6 +46,7 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
       targets: int32 `[T]` from 0 to V + m - 1.
       weights: float32 `[T]`; None for the losses alone.
       smoothing: the `Smoothing`, or None.
+      table_goes: whether this is the last to read `table`, whose gradient then waits for that.
 
     Returns:
       The triple of the losses, float32 `[T]`; the slopes at the targets in the table, float32
@@ -102,6 +103,8 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing):
     rows = tf.cast(tf.gather(table, places), tf.float32)
     to_inputs = tf.cast(tf.matmul(probabilities, table), tf.float32)
     to_inputs = scale[:, None] * to_inputs + slopes[:, None] * rows
+    with tf.control_dependencies([to_inputs] if table_goes else []):
+        probabilities = tf.identity(probabilities)
     # The range of float16 is small: a mean's weights would be lost in it.
     in_range = dtype != tf.float16
     to_table = _outer(probabilities, scale[:, None] * inputs_f32, dtype, in_range)
@@ -145,6 +148,13 @@ def add_targets(gradients, sources: Sources, targets, slopes, outside_xla=False)
     if sources.bias is not None:
         rest[0] = add_rows(rest[0], places, slopes, outside_xla)
     return (to_inputs, to_table, *rest)
+
+
+def multiple_of_rows(dtype):
+    """How many rows the numbers of rows of chunks are multiples of, for products in `dtype`."""
+    # Matrix units for 16 bits sum over 32 rows at a time: the gradient of a table from 80 rows
+    # takes half as long again as that from 96, with the instructions AMX (docs/decisions/0002).
+    return 32 if dtype.size == 2 else 8
 
 
 def present(sources: Sources) -> tuple:

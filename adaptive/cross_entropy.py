@@ -15,7 +15,7 @@ from typing import NamedTuple
 import keras
 import tensorflow as tf
 
-from .chunk import Sources, add_rows, add_targets, as_sources, present
+from .chunk import Sources, add_rows, add_targets, as_sources, multiple_of_rows, present
 from .chunk import chunk as _chunk
 from .dense_tensors import as_tensor
 from .gradient_rules import as_gradients, first_order_only, unwatched
@@ -96,7 +96,7 @@ def linear_cross_entropy(
     targets, weights = weighted_targets(targets, sample_weight, num_classes)
     inputs = tf.reshape(hidden, [-1, width])
     num_rows = inputs.shape[0] if inputs.shape[0] is not None else tf.shape(inputs)[0]
-    multiple = _multiple_of(inputs.dtype)
+    multiple = multiple_of_rows(inputs.dtype)
     chunk_rows = rows_per_chunk(
         num_rows, num_classes, few=False, logits_bytes=int(memory_bytes) // 2, multiple=multiple
     )
@@ -207,9 +207,11 @@ def _run(
     sources: Sources, targets, weights, rows, chunk_rows, smoothing, outside_xla=False
 ) -> _Result:
     """Losses and, where `weights` is given, the gradients of their weighted sum."""
-    inputs = sources.inputs
+    inputs, given = sources.inputs, sources
     # In the dtype of products once, and not in each chunk.
-    sources = sources._replace(table=tf.cast(sources.table, inputs.dtype))
+    sources = given._replace(table=tf.cast(given.table, inputs.dtype))
+    # Whether the table's gradient takes the place of such a copy.
+    goes = weights is not None and given.table.dtype != inputs.dtype
     num_rows = inputs.shape[0]
     if num_rows is None:
         num_rows = tf.shape(inputs)[0]
@@ -228,20 +230,22 @@ def _run(
             few=not known,
             least=least,
             logits_bytes=logits_bytes,
-            multiple=_multiple_of(inputs.dtype),
+            multiple=multiple_of_rows(inputs.dtype),
         )
 
     if rows is None and isinstance(num_rows, int) and 0 < num_rows <= chunk_rows:
-        nll, slopes, gradients = _chunk(*sources, targets, weights, smoothing)
+        nll, slopes, gradients = _chunk(*sources, targets, weights, smoothing, goes)
         return _Result(nll, add_targets(gradients, sources, targets, slopes, outside_xla))
 
+    # Beside a loop that takes a branch, and XLA has an order of its own.
+    goes &= outside_xla
     # Not a constant, as which TensorFlow would keep arrays of zeros for as long as the graph lives.
     zero = tf.cast(tf.reduce_any(targets == tf.int32.min), tf.float32)
 
     def zeros(like):
         return tf.fill(tf.shape(like), zero)
 
-    def body(chunk, nll, *sums):
+    def body(sources, chunk, nll, *sums):
         position = chunk * chunk_rows + tf.range(chunk_rows)
         real = position < wanted
         if rows is None:
@@ -256,7 +260,9 @@ def _run(
             chunk_smoothing = smoothing._replace(target=tf.gather(smoothing.target, index))
         part = sources._replace(inputs=tf.gather(inputs, index))
         chunk_targets = tf.gather(targets, index)
-        chunk_nll, slopes, gradients = _chunk(*part, chunk_targets, chunk_weights, chunk_smoothing)
+        chunk_nll, slopes, gradients = _chunk(
+            *part, chunk_targets, chunk_weights, chunk_smoothing, goes and not sums
+        )
         nll = tf.tensor_scatter_nd_add(nll, index[:, None], tf.where(real, chunk_nll, 0.0))
         if weights is not None:
             to_inputs, *others = gradients
@@ -270,7 +276,7 @@ def _run(
         return chunk + 1, nll, *sums
 
     def first():
-        return body(tf.constant(0), zeros(targets))
+        return body(sources, tf.constant(0), zeros(targets))
 
     def none():
         return 1, zeros(targets), *(() if weights is None else map(zeros, present(sources)))
@@ -288,21 +294,22 @@ def _run(
         # TensorFlow would begin the second while the first still holds its logits.
         with tf.control_dependencies(state[1:]):
             state = (tf.identity(state[0]), *state[1:])
-        state = tf.while_loop(
-            lambda chunk, *_: chunk < num_chunks,
-            body,
-            state,
-            parallel_iterations=1,
-            # A bound for XLA, which needs one where this is differentiated: second derivatives.
-            maximum_iterations=most_chunks - 1,
-        )
+
+        def more():
+            # A copy that waited for this would be there beside the first chunk's gradient.
+            again = given._replace(table=tf.cast(given.table, inputs.dtype)) if goes else sources
+            return tf.while_loop(
+                lambda chunk, *_: chunk < num_chunks,
+                lambda *state: body(again, *state),
+                state,
+                parallel_iterations=1,
+                # A bound for XLA, which needs one where this is differentiated: second derivatives.
+                maximum_iterations=most_chunks - 1,
+            )
+
+        # What is compared is there after the first chunk: the table is not copied before that.
+        state = tf.cond(state[0] < num_chunks, more, lambda: state) if goes else more()
     return _Result(state[1], tuple(state[2:]))
-
-
-def _multiple_of(dtype):
-    # Matrix units for 16 bits sum over 32 rows at a time: the gradient of a table from 80 rows
-    # takes half as long again as that from 96, with the instructions AMX (docs/decisions/0002).
-    return 32 if dtype.size == 2 else 8
 
 
 def rows_per_chunk(
