@@ -46,7 +46,7 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing, table_goes=
       targets: int32 `[T]` from 0 to V + m - 1.
       weights: float32 `[T]`; None for the losses alone.
       smoothing: the `Smoothing`, or None.
-      table_goes: whether this is the last to read `table`, whose gradient then waits for that.
+      table_goes: whether `table` is read nowhere else: its gradient waits for all that reads it.
 
     Returns:
       The triple of the losses, float32 `[T]`; the slopes at the targets in the table, float32
@@ -103,6 +103,10 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing, table_goes=
     rows = tf.cast(tf.gather(table, places), tf.float32)
     to_inputs = tf.cast(tf.matmul(probabilities, table), tf.float32)
     to_inputs = scale[:, None] * to_inputs + slopes[:, None] * rows
+    if spread is not None:
+        over_table = spread[:num_columns]
+        middle = tf.linalg.matvec(tf.cast(table, tf.float32), over_table, transpose_a=True)
+        to_inputs -= weights[:, None] * middle
     with tf.control_dependencies([to_inputs] if table_goes else []):
         probabilities = tf.identity(probabilities)
     # The range of float16 is small: a mean's weights would be lost in it.
@@ -128,12 +132,9 @@ def chunk(inputs, table, bias, columns, targets, weights, smoothing, table_goes=
             None if columns.bias is None else tf.reduce_sum(more_slopes, 0),
         )
     if spread is not None:
-        spread = spread[:num_columns]
-        middle = tf.linalg.matvec(tf.cast(table, tf.float32), spread, transpose_a=True)
-        to_inputs -= weights[:, None] * middle
-        to_table -= spread[:, None] * tf.linalg.matvec(inputs_f32, weights, transpose_a=True)
+        to_table -= over_table[:, None] * tf.linalg.matvec(inputs_f32, weights, transpose_a=True)
         if bias is not None:
-            to_bias -= spread * tf.reduce_sum(weights)
+            to_bias -= over_table * tf.reduce_sum(weights)
     return nll, slopes, present(Sources(to_inputs, to_table, to_bias, of_columns))
 
 

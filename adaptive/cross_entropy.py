@@ -210,7 +210,7 @@ def _run(
     inputs, given = sources.inputs, sources
     # In the dtype of products once, and not in each chunk.
     sources = given._replace(table=tf.cast(given.table, inputs.dtype))
-    # Whether the table's gradient takes the place of such a copy.
+    # Whether the table's gradient takes the place of such a copy, as it can in a graph.
     goes = weights is not None and given.table.dtype != inputs.dtype
     num_rows = inputs.shape[0]
     if num_rows is None:
@@ -238,7 +238,7 @@ def _run(
         return _Result(nll, add_targets(gradients, sources, targets, slopes, outside_xla))
 
     # Beside a loop that takes a branch, and XLA has an order of its own.
-    goes &= outside_xla
+    goes &= outside_xla and not tf.executing_eagerly()
     # Not a constant, as which TensorFlow would keep arrays of zeros for as long as the graph lives.
     zero = tf.cast(tf.reduce_any(targets == tf.int32.min), tf.float32)
 

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from adaptive.chunk import Smoothing
-from adaptive.cross_entropy import Rows, linear_loss
+from adaptive.cross_entropy import Rows, linear_loss, linear_nll
 
 T, V, E = 37, 23, 5
 CHUNK = 8
@@ -53,12 +53,18 @@ def test_the_same_numbers_as_from_a_table_in_16_bits(dtype, jit_compile, smoothe
     @tf.function(jit_compile=jit_compile, autograph=False)
     def loss_and_gradients(table, count):
         found = []
-        for rows in (Rows(order, tf.constant(2), count), None):
+        some_rows = Rows(order, tf.constant(2), count)
+        for rows, chunk in ((some_rows, CHUNK), (None, CHUNK), (None, T)):
             with tf.GradientTape() as tape:
                 tape.watch([inputs, table, bias])
-                settings = (rows, CHUNK, smoothing, None, not jit_compile)
+                settings = (rows, chunk, smoothing, None, not jit_compile)
                 loss = linear_loss(inputs, table, bias, targets, weights, *settings)
             found.append((loss, tape.gradient(loss, [inputs, table, bias])))
+            with tf.GradientTape() as tape:
+                tape.watch([inputs, table, bias])
+                nll = linear_nll(inputs, table, bias, targets, *settings)
+            upstream = {"output_gradients": weights}
+            found.append((nll, tape.gradient(nll, [inputs, table, bias], **upstream)))
         return found
 
     for count in (0, 5, CHUNK, 3 * CHUNK + 1):
