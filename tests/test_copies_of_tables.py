@@ -19,10 +19,11 @@ CHUNK = 8
 
 @pytest.mark.parametrize("case", ["known", "unknown"])
 def test_the_gradient_takes_the_place_of_the_copy(case):
-    """The copy is half the table's size, its gradient the same size, and half in 16 bits before.
+    """In sizes of the table: the copy is 0.5, the gradient's product 0.5, the gradient itself 1.
 
-    At most two of the three halves and the whole are there at once. With the copy kept there would
-    be 2 (where TensorFlow has no products in 16 bits, copies in float32 in its place: 3 or more).
+    The copy goes before that product is made, and so at most 1.5 are there at once. The same number
+    is there beside a copy in float32, which TensorFlow makes for products where the processor has
+    none in 16 bits. There it is 2.1 with the copy kept for a loop, and 3.2 without the wait.
     """
     command = [sys.executable, "-m", "tests.copy_of_a_table", case]
     done = subprocess.run(command, capture_output=True, text=True)
